@@ -1,0 +1,79 @@
+"""Checkpoints: plain data, written atomically, checked on reading, never able to run code.
+
+A training checkpoint is `{"modules", "ema", "optimizers", "schedulers", "step", "curriculum", "rng", "best",
+"patience", "config", "version"}`. Each record inside the file carries a CRC-32 (the file is a zip archive), which
+`load` verifies before it believes anything.
+"""
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERSION = 1
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write under a temporary name in the same folder, sync, rename. A killed process leaves the old file whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".partial-", suffix=".pt", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({**state, "version": VERSION}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); disk full?") from None
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: cut short, damaged, carrying code, or of a version this release does not know.
+    """
+    state = read_tensors(path)
+    if not isinstance(state, dict) or "version" not in state:
+        raise ValueError(f"{path}: not a checkpoint of this toolkit (`tse convert` reads those of other projects)")
+    if state["version"] > VERSION:
+        raise ValueError(f"{path}: checkpoint version {state['version']}, this release reads up to {VERSION}")
+    return state
+
+
+def read_tensors(path: str | Path) -> Any:
+    """`torch.load` that only ever reads data: verified, onto the CPU, `weights_only`. For any project's files."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, a checkpoint file is wanted")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        with open(path, "rb") as file:
+            legacy = file.read(2) == b"\x80\x02"  # files of torch before 1.6 are no zip archives
+        if not legacy:
+            raise ValueError(f"{path}: cut short or not a checkpoint ({path.stat().st_size} bytes)") from None
+        damaged = None
+    if damaged:
+        raise ValueError(f"{path}: damaged (checksum of record {damaged} does not match); take an older checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "a Python object"
+        raise ValueError(
+            f"{path}: refused, it asks to run code when loaded ({what}); only plain tensors and data are read"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None

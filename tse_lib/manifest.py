@@ -1,0 +1,295 @@
+"""Data sets and mixtures as text: Kaldi's tables in `data/<set>/`, one `Mixture` a line in `mixtures.jsonl`."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+ACTIVITY_BLOCK_S = 0.1  # one character of utt2activity
+
+
+# ----------------------------------------------------------------------------------------------- text, written whole
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[IO[str]]:
+    """Open a text file that appears under `path` only when the block ended well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read_table(path: str | Path) -> dict[str, str]:
+    """`<key> <rest of the line>` a line. ValueError for a duplicate key or a key without a value."""
+    table: dict[str, str] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            key, _, value = line.rstrip("\n").partition(" ")
+            if not key or not value:
+                raise ValueError(f"{path}:{number}: '<key> <value>' expected, got {line.rstrip()!r}")
+            if key in table:
+                raise ValueError(f"{path}:{number}: duplicate id '{key}'")
+            table[key] = value
+    return table
+
+
+def write_table(path: str | Path, table: dict[str, Any]) -> None:
+    """Write sorted bytewise by key, as Kaldi's tools expect."""
+    with replace_file(path) as file:
+        for key in sorted(table, key=str.encode):
+            file.write(f"{key} {table[key]}\n")
+
+
+# --------------------------------------------------------------------------------------------------------- data sets
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A stretch of one audio file; `start` and `num_samples` at the file's own `sample_rate`.
+
+    `spk_id` is empty for noise and room responses; `activity` has one character (`1` speech, `0` pause) per 100 ms
+    and is empty where it was not measured.
+    """
+
+    utt_id: str
+    path: str
+    sample_rate: int
+    num_samples: int
+    start: int = 0
+    spk_id: str = ""
+    activity: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+def make_id(*parts: str) -> str:
+    """An id without whitespace: Kaldi's tables split at the first blank."""
+    return "-".join("_".join(part.split()) for part in parts)
+
+
+def write_data_dir(folder: str | Path, utterances: Iterable[Utterance], genders: dict[str, str] | None = None) -> None:
+    """Write the tables of a data set, `wav.scp` last: while it is missing, the set is not there.
+
+    Several utterances of one file (or a part of one) make a `segments` table, and `wav.scp` is keyed by recording.
+    """
+    folder = Path(folder)
+    utts = list(utterances)
+    counts: dict[str, int] = {}
+    for utt in utts:
+        counts[utt.utt_id] = counts.get(utt.utt_id, 0) + 1
+    duplicates = sorted(key for key, count in counts.items() if count > 1)
+    if duplicates:
+        raise ValueError(f"{folder}: duplicate utterance ids: {', '.join(duplicates[:5])}")
+    if not utts:
+        raise ValueError(f"{folder}: no utterances for this set; check the corpus and its split")
+    (folder / "wav.scp").unlink(missing_ok=True)
+    whole = all(utt.start == 0 for utt in utts) and len({utt.path for utt in utts}) == len(utts)
+    for name in ("segments", "utt2activity", "utt2spk", "spk2utt", "spk2gender"):
+        (folder / name).unlink(missing_ok=True)
+    if whole:
+        recordings = {utt.utt_id: utt.path for utt in utts}
+    else:
+        ids = {path: f"rec{number:06d}" for number, path in enumerate(sorted({utt.path for utt in utts}))}
+        recordings = {ids[path]: path for path in ids}
+        write_table(
+            folder / "segments",
+            {
+                utt.utt_id: f"{ids[utt.path]} {utt.start / utt.sample_rate:.6f} "
+                f"{(utt.start + utt.num_samples) / utt.sample_rate:.6f}"
+                for utt in utts
+            },
+        )
+    if any(utt.spk_id for utt in utts):
+        write_table(folder / "utt2spk", {utt.utt_id: utt.spk_id for utt in utts})
+        spk2utt: dict[str, list[str]] = {}
+        for utt in utts:
+            spk2utt.setdefault(utt.spk_id, []).append(utt.utt_id)
+        write_table(folder / "spk2utt", {spk: " ".join(sorted(ids, key=str.encode)) for spk, ids in spk2utt.items()})
+        known = {spk: gender for spk, gender in (genders or {}).items() if spk in spk2utt}
+        if known:
+            write_table(folder / "spk2gender", known)
+    if all(utt.activity for utt in utts):
+        write_table(folder / "utt2activity", {utt.utt_id: utt.activity for utt in utts})
+    write_table(folder / "utt2num_samples", {utt.utt_id: utt.num_samples for utt in utts})
+    write_table(folder / "utt2fs", {utt.utt_id: utt.sample_rate for utt in utts})
+    write_table(folder / "wav.scp", recordings)
+
+
+def read_data_dir(folder: str | Path) -> list[Utterance]:
+    """All utterances of a data set, in the order of their ids.
+
+    Raises:
+        FileNotFoundError: no such set.
+        ValueError: tables that do not agree, duplicate ids, or a pipe instead of a path.
+    """
+    folder = Path(folder)
+    if not (folder / "wav.scp").exists():
+        raise FileNotFoundError(f"{folder}: no data set here (wav.scp is missing); run the prepare stage")
+    paths = read_table(folder / "wav.scp")
+    for key, path in paths.items():
+        if path.rstrip().endswith("|"):
+            raise ValueError(f"{folder}/wav.scp: '{key}' is a shell pipe; pipes are not run, write the audio to a file")
+
+    def optional(name: str) -> dict[str, str]:
+        return read_table(folder / name) if (folder / name).exists() else {}
+
+    segments, utt2spk, activity = optional("segments"), optional("utt2spk"), optional("utt2activity")
+    lengths, rates = read_table(folder / "utt2num_samples"), read_table(folder / "utt2fs")
+    keys = sorted(segments or paths, key=str.encode)
+    for name, table in (("utt2spk", utt2spk), ("utt2activity", activity), ("utt2num_samples", lengths), ("utt2fs", rates)):
+        if table and set(table) != set(keys):
+            odd = sorted(set(table) ^ set(keys))[:3]
+            raise ValueError(f"{folder}/{name}: its ids differ from the set's utterances: {', '.join(odd)}…")
+    utterances = []
+    for key in keys:
+        rate, start, path = int(rates[key]), 0, paths.get(key, "")
+        if segments:
+            recording, begin, _ = segments[key].split()
+            if recording not in paths:
+                raise ValueError(f"{folder}/segments: '{key}' names recording '{recording}', not in wav.scp")
+            start, path = round(float(begin) * rate), paths[recording]
+        utterances.append(
+            Utterance(key, path, rate, int(lengths[key]), start, utt2spk.get(key, ""), activity.get(key, ""))
+        )
+    return utterances
+
+
+def read_genders(folder: str | Path) -> dict[str, str]:
+    """`spk2gender` of a data set, empty when it has none."""
+    path = Path(folder) / "spk2gender"
+    return read_table(path) if path.exists() else {}
+
+
+# ---------------------------------------------------------------------------------------------------------- mixtures
+
+
+@dataclass(frozen=True)
+class Source:
+    """A crop of an audio file, at the file's own sample rate, to be resampled by `speed` on the way.
+
+    Attributes:
+        path, start, num_samples: the crop (samples at the file's rate).
+        speed: 1.05 is 5 % faster and higher; a talker's enrolment carries the same factor.
+        offset: sample of the mixture where it begins.
+        rir: path of a room response to convolve with, or "".
+        level_db: for an interferer its SIR in dB (target's image over this image), for noise the SNR in dB
+            (all speech over noise); unused for the target and for enrolments.
+    """
+
+    path: str
+    start: int
+    num_samples: int
+    utt_id: str = ""
+    spk_id: str = ""
+    gender: str = ""
+    speed: float = 1.0
+    offset: int = 0
+    rir: str = ""
+    level_db: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is mixed, decided as text before any audio is touched.
+
+    Attributes:
+        talkers: who speaks; `talkers[0]` is the target where it is present, else just the first talker.
+        target_present: false: the enrolments belong to somebody who does not speak here.
+        enrolls: one or more utterances of the wanted talker, never one that is mixed.
+        level_dbfs: RMS of the mixture.
+    """
+
+    mix_id: str
+    sample_rate: int
+    num_samples: int
+    target_present: bool
+    talkers: tuple[Source, ...]
+    enrolls: tuple[Source, ...]
+    noise: Source | None = None
+    level_dbfs: float = -25.0
+
+    @property
+    def interferers(self) -> tuple[Source, ...]:
+        return self.talkers[1:] if self.target_present else self.talkers
+
+    @property
+    def target_spk(self) -> str:
+        return self.enrolls[0].spk_id
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(line: str) -> "Mixture":
+        fields = json.loads(line)
+        fields["talkers"] = tuple(Source(**source) for source in fields["talkers"])
+        fields["enrolls"] = tuple(Source(**source) for source in fields["enrolls"])
+        fields["noise"] = Source(**fields["noise"]) if fields["noise"] else None
+        return Mixture(**fields)
+
+
+def write_mixtures(path: str | Path, mixtures: Iterable[Mixture]) -> None:
+    with replace_file(path) as file:
+        for mixture in mixtures:
+            file.write(mixture.to_json() + "\n")
+
+
+def read_mixtures(path: str | Path) -> list[Mixture]:
+    """The mixtures of a set in the file's order.
+
+    Raises:
+        FileNotFoundError: no such list.
+        ValueError: a line that is no mixture, or a duplicate `mix_id`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no mixture list; run the simulate stage")
+    mixtures, seen = [], set()
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                mixture = Mixture.from_json(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: not a mixture ({error})") from None
+            if mixture.mix_id in seen:
+                raise ValueError(f"{path}:{number}: duplicate mix_id '{mixture.mix_id}'")
+            seen.add(mixture.mix_id)
+            mixtures.append(mixture)
+    if not mixtures:
+        raise ValueError(f"{path}: no mixtures in it")
+    return mixtures
+
+
+def audio_path(data_dir: str | Path, kind: str, mix_id: str) -> Path:
+    """Where the simulate stage puts rendered audio; kind: mixture, target, interferer1…, noise, enroll1…"""
+    return Path(data_dir) / "mixtures" / kind / f"{mix_id}.flac"
+
+
+def job_share(items: list[Any], job: str) -> list[Any]:
+    """The part of `items` that job "2/8" does: every eighth, from the second."""
+    try:
+        index, count = (int(number) for number in job.split("/"))
+    except ValueError:
+        raise ValueError(f"--job {job}: '<job>/<jobs>' expected, as in 2/8") from None
+    if not 1 <= index <= count:
+        raise ValueError(f"--job {job}: the first number must lie in 1 to {count}")
+    return items[index - 1 :: count]
