@@ -1,0 +1,30 @@
+"""The networks by name. Adding one: import it, add a line."""
+
+from typing import Any
+
+from torch import nn
+
+from tse_lib.config import check_params
+from tse_lib.models.hifi_tse import HiFiTSE
+
+MODELS: dict[str, type[nn.Module]] = {
+    "hifi_tse": HiFiTSE,
+}
+
+
+def build_model(name: str, params: dict[str, Any], sample_rate: int) -> nn.Module:
+    """A network from the conf's `model` section.
+
+    Raises:
+        ValueError: unknown name or option (the nearest is named), or values the network refuses.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model.name: unknown model '{name}'; known: {', '.join(MODELS)}")
+    kind = MODELS[name]
+    if "sample_rate" in params:
+        raise ValueError("model.params: sample_rate stands once, at the top of the conf")
+    check_params(kind.__init__, {**params, "sample_rate": sample_rate}, f"model {name}")
+    try:
+        return kind(sample_rate=sample_rate, **params)
+    except TypeError as error:
+        raise ValueError(f"model {name}: {error}".replace("__init__() ", "")) from None

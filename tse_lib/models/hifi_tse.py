@@ -1,0 +1,234 @@
+"""HiFi-TSE: target speaker extraction with a band-split grid of LSTMs (v1 and v2 of the HiFi_TSE project, 2025).
+
+Idea: cut the spectrogram into overlapping bands, let every band of the mixture attend to the same band of the enrolment
+(USEF), refine on the grid of frames and bands with the enrolment injected again and again, and mask the mixture.
+
+    mixture (B,1,T) -STFT-> (B,L,F,2) -split-> (B,L,N,D) -USEF-> -FiLM-> [reinject, grid block] x M -merge-> mask
+    enroll (B,E,T_e) -the same STFT and split-> frames (B,L_e,N,D)                mask x mixture -iSTFT-> (B,1,1,T)
+
+Letters: L frames, F bins, N bands, D features, M blocks, w bins of one band.
+
+v1 and v2 are configurations of this file: v1 has lstm_hidden 192, reinject_at [0,2,4], film false; v2 has lstm_hidden
+256, reinject before every block, film true. Parameters at the 53 bands of 48 kHz: 7,805,420 and 11,785,196.
+
+What differs from the original, all of it off in v1 and v2:
+- `attention: false` leaves the self-attention out of the blocks (cheap on a CPU, where LSTMs already dominate);
+- `normalize: true` divides mixture and enrolment by their RMS and multiplies the mixture's back, so that the level of
+  a recording cannot matter (the original sees it; its training levels were never varied);
+- `bands` may be a number: then they are cut on the mel scale for any sample rate.
+Several enrolments are concatenated along time, so the attention chooses among all of them; padding is masked.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tse_lib.nn.conditioning import Film, UsefAttention, drop_condition
+from tse_lib.nn.grid_block import GridBlock
+
+
+def mel_bands(num_bands: int, n_fft: int, sample_rate: int) -> list[tuple[int, int]]:
+    """Neighbouring bands (first bin, last bin) of equal width on the mel scale, each of at least 2 bins.
+
+    Raises:
+        ValueError: more bands than the bins allow.
+    """
+    bins = n_fft // 2 + 1
+    if not 1 <= num_bands <= bins // 2:
+        raise ValueError(f"bands: {num_bands} bands do not fit into {bins} bins; at most {bins // 2}")
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = [0]
+    for number in range(1, num_bands):
+        hertz = 700 * (10 ** (top * number / num_bands / 2595) - 1)
+        wanted = round(hertz / (sample_rate / 2) * (bins - 1))
+        edges.append(min(max(wanted, edges[-1] + 2), bins - 2 * (num_bands - number)))
+    return [(first, last - 1) for first, last in zip(edges, edges[1:] + [bins], strict=True)]
+
+
+class BandSplit(nn.Module):
+    """Each band's bins, real and imaginary interleaved, to D features: (B, L, F, 2) -> (B, L, N, D)."""
+
+    def __init__(self, bands: list[tuple[int, int]], dim: int):
+        super().__init__()
+        self.bands = bands
+        widths = [2 * (last - first + 1) for first, last in bands]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        self.projections = nn.ModuleList(nn.Linear(width, dim) for width in widths)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        features = [
+            project(norm(spectrum[:, :, first : last + 1].flatten(2)))  # (B, L, 2w) -> (B, L, D)
+            for (first, last), norm, project in zip(self.bands, self.norms, self.projections, strict=True)
+        ]
+        return torch.stack(features, 2)
+
+
+class BandMerge(nn.Module):
+    """D features a band to a complex mask, averaged where bands overlap: (B, L, N, D) -> (B, L, F, 2)."""
+
+    def __init__(self, bands: list[tuple[int, int]], dim: int, num_bins: int):
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(dim, 2 * (last - first + 1)) for first, last in bands)
+        bins = torch.cat([torch.arange(first, last + 1) for first, last in bands])
+        self.register_buffer("bins", bins, persistent=False)
+        self.register_buffer("cover", torch.bincount(bins, minlength=num_bins)[:, None], persistent=False)
+        for project in self.projections:  # the mask starts as 1 + 0i: the untrained output is the mixture
+            nn.init.normal_(project.weight, std=1e-4)  # type: ignore[arg-type]
+            with torch.no_grad():
+                project.bias.view(-1, 2).copy_(torch.tensor([1.0, 0.0]))  # type: ignore[union-attr, operator]
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.cat([project(x[:, :, band]) for band, project in enumerate(self.projections)], -1)
+        parts = parts.float() if parts.dtype == torch.bfloat16 else parts
+        parts = parts.unflatten(-1, (-1, 2))  # (B, L, sum of w, 2)
+        mask = parts.new_zeros(*parts.shape[:2], len(self.cover), 2)
+        return mask.index_add(2, self.bins, parts) / self.cover
+
+
+class GridNet(nn.Module):
+    """The stack of blocks, with the enrolment injected again before those in `reinject_at`."""
+
+    def __init__(self, dim: int, hidden: int, num_heads: int, num_blocks: int, reinject_at: list[int], attention: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(GridBlock(dim, hidden, num_heads, attention) for _ in range(num_blocks))
+        self.reinject_layers = nn.ModuleDict({str(i): UsefAttention(dim, num_heads) for i in sorted(reinject_at)})
+
+    def forward(self, x: Tensor, frames: Tensor, valid: Tensor, recompute: bool) -> Tensor:
+        for number, block in enumerate(self.blocks):
+            if str(number) in self.reinject_layers:
+                x = self.reinject_layers[str(number)](x, frames, valid)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return x
+
+
+class HiFiTSE(nn.Module):
+    """The extractor (see the head of this file).
+
+    Args:
+        sample_rate: of mixtures and enrolments.
+        n_fft, win_length, hop_length: STFT (periodic Hann, centred); win_length 0 means n_fft.
+        bands: inclusive bin ranges [[first, last], …] that cover every bin (they may overlap), or how many to cut.
+        feature_dim, lstm_hidden, num_heads, num_blocks: sizes.
+        reinject_at: numbers of the blocks that the enrolment is injected before.
+        film: scale and shift by the enrolment's mean after the first injection.
+        attention: self-attention over time in each block.
+        normalize: make the network blind to levels.
+        condition_dropout: probability (training) that an item's whole condition is zeroed.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int,
+        hop_length: int,
+        bands: list[list[int]] | int,
+        feature_dim: int,
+        lstm_hidden: int,
+        num_blocks: int,
+        reinject_at: list[int],
+        num_heads: int = 4,
+        win_length: int = 0,
+        film: bool = True,
+        attention: bool = True,
+        normalize: bool = False,
+        condition_dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ):
+        super().__init__()
+        table = mel_bands(bands, n_fft, sample_rate) if isinstance(bands, int) else [(a, b) for a, b in bands]
+        num_bins = n_fft // 2 + 1
+        covered = {number for first, last in table for number in range(first, last + 1)}
+        if covered != set(range(num_bins)):
+            odd = sorted(covered ^ set(range(num_bins)))
+            raise ValueError(f"bands: must cover the bins 0 to {num_bins - 1} exactly; wrong at {odd[:5]}")
+        bad = [number for number in reinject_at if not 0 <= number < num_blocks]
+        if bad:
+            raise ValueError(f"reinject_at: {bad} name no block; there are 0 to {num_blocks - 1}")
+        if feature_dim % num_heads:
+            raise ValueError(f"feature_dim {feature_dim} must be a multiple of num_heads {num_heads}")
+        if not 0 < hop_length <= (win_length or n_fft) <= n_fft:
+            raise ValueError(f"0 < hop_length {hop_length} <= win_length {win_length} <= n_fft {n_fft} must hold")
+        self.sample_rate = sample_rate
+        self.n_fft, self.win_length, self.hop_length = n_fft, win_length or n_fft, hop_length
+        self.normalize, self.condition_dropout = normalize, condition_dropout
+        self.gradient_checkpointing = gradient_checkpointing
+        self.register_buffer("window", torch.hann_window(self.win_length), persistent=False)
+        self.encoder = BandSplit(table, feature_dim)
+        self.usef = UsefAttention(feature_dim, num_heads)
+        self.film = Film(feature_dim) if film else None
+        self.gridnet = GridNet(feature_dim, lstm_hidden, num_heads, num_blocks, reinject_at, attention)
+        self.decoder = BandMerge(table, feature_dim, num_bins)
+
+    # ------------------------------------------------------------------------------------------------- the contract
+
+    def encode(self, enroll: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+        """Enrolments to a condition: plain tensors that can be kept for a long file or saved as a profile.
+
+        Args:
+            enroll: (B, E, T_e), zero-padded.
+            lengths: (B, E) samples of each; 0 for an enrolment that is not there. None: all whole.
+
+        Returns:
+            {"frames": (B, L_e, N, D), "valid": (B, L_e)}: features of all E enrolments one after the other.
+        """
+        batch, count, size = enroll.shape
+        rows = enroll.reshape(batch * count, size)
+        row_lengths = [size] * len(rows) if lengths is None else [int(number) for number in lengths.reshape(-1)]
+        spectra = [  # each by its own length, so that padding changes nothing
+            self._stft(row[None, : max(1, length)])[0] for row, length in zip(rows, row_lengths, strict=True)
+        ]
+        longest = max(len(spectrum) for spectrum in spectra)
+        spectrum = torch.stack([F.pad(one, (0, 0, 0, 0, 0, longest - len(one))) for one in spectra])  # (B*E, L, F, 2)
+        valid = torch.tensor(
+            [[length > 0 and frame < len(one) for frame in range(longest)] for one, length in zip(spectra, row_lengths, strict=True)],
+            device=enroll.device,
+        )
+        frames = self.encoder(spectrum)  # (B*E, L, N, D)
+        return {"frames": frames.reshape(batch, -1, *frames.shape[2:]), "valid": valid.reshape(batch, -1)}
+
+    def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        """mixture (B, C, T), condition of `encode` -> estimate (B, 1, C, T). Channels are extracted one by one."""
+        batch, channels, size = mixture.shape
+        frames, valid = condition["frames"], condition["valid"]
+        if self.training and self.condition_dropout > 0:
+            frames = drop_condition(frames, self.condition_dropout)
+        if channels > 1:
+            frames, valid = frames.repeat_interleave(channels, 0), valid.repeat_interleave(channels, 0)
+        waves = mixture.reshape(batch * channels, size)
+        level = self._level(waves)
+        spectrum = self._stft(waves)  # (B*C, L, F, 2)
+        x = self.usef(self.encoder(spectrum), frames, valid)
+        if self.film is not None:
+            x = self.film(x, frames, valid)
+        x = self.gridnet(x, frames, valid, self.training and self.gradient_checkpointing)
+        mask = torch.view_as_complex(self.decoder(x))  # (B*C, L, F)
+        estimate = self._istft(mask * torch.view_as_complex(spectrum), size)
+        return (estimate * level).view(batch, 1, channels, size)
+
+    # --------------------------------------------------------------------------------------------------- transforms
+
+    def _level(self, waves: Tensor) -> Tensor | float:
+        if not self.normalize:
+            return 1.0
+        return waves.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-5)
+
+    def _stft(self, waves: Tensor) -> Tensor:
+        """(B, T) -> (B, L, F, 2), never in half precision."""
+        waves = waves / self._level(waves)
+        shortfall = self.n_fft // 2 + 1 - waves.shape[-1]  # reflecting at the edge needs more than half a window
+        if shortfall > 0:
+            waves = F.pad(waves, (0, shortfall))
+        spectrum = torch.stft(waves, self.n_fft, self.hop_length, self.win_length, self.window, return_complex=True)
+        return torch.view_as_real(spectrum.transpose(1, 2).contiguous())
+
+    def _istft(self, spectrum: Tensor, size: int) -> Tensor:
+        """(B, L, F) complex -> (B, T)."""
+        length = max(size, self.n_fft // 2 + 1)
+        waves = torch.istft(
+            spectrum.transpose(1, 2), self.n_fft, self.hop_length, self.win_length, self.window, length=length
+        )
+        return waves[..., :size]
