@@ -69,6 +69,9 @@ class Stretch(Section):
 
 class MixtureSet(Section):
     num_mixtures: int = Field(gt=0)
+    speech: str = Field(description="data set (below the data folder) that talkers come from")
+    noise: str | None = None
+    rirs: str | None = None
     simulation: Simulation
 
 

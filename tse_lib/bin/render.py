@@ -1,0 +1,41 @@
+"""tse render: make the audio of drawn mixtures."""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tse_lib import audio
+from tse_lib.data.dataset import load_waveforms
+from tse_lib.manifest import Mixture, audio_path, job_share, read_mixtures
+from tse_lib.simulation.render import render
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="tse render",
+        description="Render data/<set>/mixtures.jsonl to data/<set>/mixtures/<kind>/<mix_id>.flac (24 bit); kinds: "
+        "mixture, target, interferer1…, noise, enroll1….",
+        epilog="example: tse render data/dev data/test --job 1/4",
+    )
+    parser.add_argument("sets", nargs="+", metavar="DATA_DIR")
+    parser.add_argument("--job", default="1/1", metavar="J/N", help="do the J-th of N shares (default: all)")
+    args = parser.parse_args(argv)
+
+    work = [(folder, mixture) for folder in args.sets for mixture in read_mixtures(Path(folder) / "mixtures.jsonl")]
+    for folder, mixture in tqdm(job_share(work, args.job), desc="render", unit="mix", dynamic_ncols=True):
+        write_rendered(folder, mixture)
+
+
+def write_rendered(folder: str, mixture: Mixture) -> None:
+    rendered = render(mixture, load_waveforms(mixture))
+    waves = {"mixture": rendered.mixture}
+    images = rendered.images
+    if mixture.target_present:
+        waves["target"], images = images[0], images[1:]
+    waves |= {f"interferer{number}": image for number, image in enumerate(images, 1)}
+    if rendered.noise is not None:
+        waves["noise"] = rendered.noise
+    waves |= {f"enroll{number}": wave for number, wave in enumerate(rendered.enrolls, 1)}
+    for kind, wave in waves.items():
+        audio.write(audio_path(folder, kind, mixture.mix_id), wave.numpy(), mixture.sample_rate)

@@ -1,0 +1,157 @@
+"""Extract one talker from recordings of any length, sample rate and number of channels, with a trained model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tse_lib import audio, checkpoint
+from tse_lib.config import Config, Inference, build
+from tse_lib.dsp.overlap_add import overlap_add
+from tse_lib.inference.packed import read_packed
+from tse_lib.models import build_model
+
+
+@torch.no_grad()
+def infer(
+    model: nn.Module, mixture: Tensor, condition: dict[str, Tensor], chunk_s: float, overlap_count: int, batch_size: int
+) -> Tensor:
+    """mixture (C, T) at the model's rate, condition of one item -> (S, C, T).
+
+    Longer mixtures than `chunk_s` are processed in overlapping, cross-faded chunks with the same condition; neither
+    batch size nor the number of chunks changes the meaning, and memory grows with the chunk, not with the length.
+    """
+    model.eval()
+    chunk = round(chunk_s * model.sample_rate)  # type: ignore[operator, arg-type]
+
+    def process(chunks: Tensor) -> Tensor:
+        repeated = {key: value.expand(len(chunks), *value.shape[1:]) for key, value in condition.items()}
+        return model(chunks, repeated)
+
+    return overlap_add(process, mixture, chunk, overlap_count, batch_size)
+
+
+class Extractor:
+    """A trained model ready for use.
+
+    Example:
+        extractor = tse_lib.load("exp/tse/best.pt")
+        alice = extractor.extract(mixture, alice_alone, sample_rate)
+    """
+
+    def __init__(self, model: nn.Module, conf: Config, device: torch.device | str = "cpu"):
+        self.model, self.conf, self.device = model.to(device).eval(), conf, torch.device(device)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.conf.sample_rate
+
+    def extract(
+        self,
+        mixture: np.ndarray | Tensor,
+        enroll: np.ndarray | Tensor | Sequence[np.ndarray | Tensor],
+        sample_rate: int,
+        enroll_sample_rate: int | None = None,
+        settings: Inference | None = None,
+    ) -> np.ndarray:
+        """The wanted talker's voice alone.
+
+        Args:
+            mixture: (T,) or (C, T); channels are extracted one by one.
+            enroll: one recording of the wanted talker alone, (T_e,) or (C, T_e), or a sequence of several.
+            sample_rate: of the mixture, any; the estimate comes back at the same.
+            enroll_sample_rate: of the enrolments, if it differs.
+            settings: chunk length, overlap and batch size; the conf's own by default.
+
+        Returns:
+            float32, the shape of `mixture`.
+
+        Raises:
+            ValueError: something is empty, silent, not finite or of a wrong shape.
+        """
+        wave = _as_array(mixture, "mixture")
+        settings = settings or self.conf.inference
+        condition = self.encode(enroll, enroll_sample_rate or sample_rate)
+        audio.refuse_silence(wave, "mixture")
+        channels = torch.from_numpy(audio.resample(np.atleast_2d(wave), sample_rate, self.sample_rate))
+        estimate = infer(
+            self.model,
+            channels.to(self.device),
+            condition,
+            settings.chunk_s,
+            settings.overlap_count,
+            settings.batch_size,
+        )[0]
+        back = audio.resample(estimate.float().cpu().numpy(), self.sample_rate, sample_rate)
+        return _to_length(back, wave.shape[-1]).reshape(wave.shape)
+
+    @torch.no_grad()
+    def encode(
+        self, enroll: np.ndarray | Tensor | Sequence[np.ndarray | Tensor], sample_rate: int
+    ) -> dict[str, Tensor]:
+        """One or several enrolments to a condition of one item."""
+        several = list(enroll) if isinstance(enroll, (list, tuple)) else [enroll]
+        if not several:
+            raise ValueError("no enrolment was given")
+        waves = []
+        for number, one in enumerate(several, 1):
+            name = "enrolment" if len(several) == 1 else f"enrolment {number}"
+            wave = _as_array(one, name)
+            wave = wave.mean(0) if wave.ndim > 1 else wave
+            audio.refuse_silence(wave, name)
+            waves.append(torch.from_numpy(audio.resample(wave, sample_rate, self.sample_rate)))
+        lengths = torch.tensor([[len(wave) for wave in waves]])
+        padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)[None]  # (1, E, T_e)
+        return self.model.encode(padded.to(self.device), lengths)  # type: ignore[operator]
+
+
+def load(path: str | Path, device: str = "cpu") -> Extractor:
+    """A checkpoint (`exp/<name>/best.pt`) or a packed model folder, ready to extract. Nothing in it is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: not there, damaged, carrying code, or not of this toolkit.
+    """
+    path = Path(path)
+    if path.is_dir():
+        weights, conf = read_packed(path)
+    else:
+        saved = checkpoint.load(path)
+        if "config" not in saved or "model" not in saved.get("modules", {}):
+            raise ValueError(f"{path}: holds no model of this toolkit (modules.model and config are wanted)")
+        weights, conf = averaged_weights(saved), build(Config, saved["config"], str(path))
+    model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"{path}: weights do not fit its conf; missing {missing[:3]}, unexpected {unexpected[:3]}")
+    return Extractor(model, conf, device)
+
+
+def averaged_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights: a `last.pt` carries them beside the raw ones, in a `best.pt` they are the model."""
+    if "ema" not in saved:
+        return saved["modules"]["model"]
+    return {key.removeprefix("module."): value for key, value in saved["ema"].items() if key.startswith("module.")}
+
+
+def _as_array(wave: np.ndarray | Tensor, name: str) -> np.ndarray:
+    array = np.asarray(wave.cpu() if isinstance(wave, Tensor) else wave)
+    if array.dtype.kind not in "f":
+        raise ValueError(f"{name}: floating point samples in [-1, 1] expected, got {array.dtype}")
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name}: (samples,) or (channels, samples) expected, got {array.shape}")
+    if array.ndim == 2 and array.shape[0] > array.shape[1]:
+        raise ValueError(f"{name}: {array.shape} looks transposed; (channels, samples) expected")
+    if array.shape[-1] == 0:
+        raise ValueError(f"{name}: empty")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: holds NaN or infinite samples")
+    return array.astype(np.float32, copy=False)
+
+
+def _to_length(wave: np.ndarray, num_samples: int) -> np.ndarray:
+    """Resampling there and back may be a sample off."""
+    wave = wave[..., :num_samples]
+    return np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(0, num_samples - wave.shape[-1])])

@@ -1,0 +1,41 @@
+"""Packed models: a folder of `model.safetensors`, `model.yaml` and a README, holding no code and nothing of training."""
+
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tse_lib.config import Config, build, read_yaml
+from tse_lib.manifest import replace_file
+
+
+def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Config, readme: str) -> None:
+    """Write the three files; `model.yaml` last, so that a folder without it is not a model."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.yaml").unlink(missing_ok=True)
+    temporary = folder / ".partial-model.safetensors"
+    save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+    temporary.replace(folder / "model.safetensors")
+    with replace_file(folder / "README.md") as file:
+        file.write(readme)
+    with replace_file(folder / "model.yaml") as file:
+        yaml.safe_dump(conf.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
+
+
+def read_packed(folder: Path) -> tuple[dict[str, Tensor], Config]:
+    """Weights and conf of a packed model.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or damaged.
+    """
+    conf = build(Config, read_yaml(folder / "model.yaml"), str(folder / "model.yaml"))
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no weights here; `tse export` writes such folders")
+    try:
+        return load_file(path), conf
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cut short or damaged ({error})") from None
