@@ -1,0 +1,101 @@
+"""The command `tse`: one verb, one file of tse_lib/bin, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+VERBS = {
+    "prepare": ("tse_lib.bin.prepare", "make a data set of a corpus"),
+    "validate": ("tse_lib.bin.validate", "check data sets"),
+    "simulate": ("tse_lib.bin.simulate", "draw mixtures, and render those of fixed sets"),
+    "train": ("tse_lib.bin.train", "train or fine-tune a model"),
+    "check": ("tse_lib.bin.check", "check an experiment's configuration, data and model before it is trained"),
+    "infer": ("tse_lib.bin.infer", "run a model over a set of mixtures"),
+    "score": ("tse_lib.bin.score", "score estimates against their references"),
+    "results": ("tse_lib.bin.results", "collect scores in RESULTS.md and a report"),
+    "extract": ("tse_lib.bin.extract", "extract one speaker from a recording"),
+    "export": ("tse_lib.bin.export", "write a model as ONNX, or pack it"),
+    "convert": ("tse_lib.bin.convert", "read a public checkpoint"),
+    "models": ("tse_lib.bin.models", "list the models with their size and cost"),
+    "doctor": ("tse_lib.bin.doctor", "show what this machine and environment can do"),
+}
+
+USAGE_EXIT, MISSING_EXIT, BAD_DATA_EXIT = 2, 3, 4
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if argv else USAGE_EXIT
+    if argv[0] == "--version":
+        print(version())
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        print(
+            f"tse: error: no verb {verb!r}{f'; did you mean {near[0]!r}?' if near else ''}; see tse --help",
+            file=sys.stderr,
+        )
+        return USAGE_EXIT
+    return run(verb, rest)
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Call a verb; what it raises for its user becomes one line and an exit code that recipes pass on."""
+    try:
+        # argparse names the program after the file otherwise.
+        sys.argv = [f"tse {verb}", *argv]
+        code = importlib.import_module(VERBS[verb][0]).main(argv) or 0
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `tse … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("TSE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"tse {verb}: error: {one_line(error)}", file=sys.stderr)
+        if isinstance(error, ValueError):
+            return BAD_DATA_EXIT
+        return MISSING_EXIT if isinstance(error, FileNotFoundError) else 1
+
+
+def one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; tse doctor lists the optional parts and how to install them"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    lines = [line.strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line) or type(error).__name__
+
+
+def help_text() -> str:
+    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    return f"""usage: tse VERB [options]
+
+{verbs}
+
+tse VERB --help shows the options of a verb. Exit codes: 2 usage, 3 missing file, 4 bad data, 1 else.
+TSE_DEBUG=1 shows the traceback of an error."""
+
+
+def version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("tse-lib")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
