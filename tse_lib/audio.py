@@ -3,6 +3,7 @@
 Arrays are float32 in [-1, 1], `(T,)` for one channel and `(C, T)` for several.
 """
 
+import math
 import os
 import struct
 import tempfile
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import soxr
+
+from tse_lib.manifest import ACTIVITY_BLOCK_S
 
 EXTENSIONS = (".wav", ".flac", ".ogg")
 SILENCE_DBFS = -80.0  # a file whose loudest sample stays below this holds nothing to work with
@@ -138,6 +141,18 @@ def refuse_silence(audio: np.ndarray, name: str | Path) -> None:
     peak = float(np.abs(audio).max(initial=0.0))
     if peak < 10 ** (SILENCE_DBFS / 20):
         raise ValueError(f"{name}: silent (no sample above {SILENCE_DBFS:.0f} dBFS)")
+
+
+def activity(audio: np.ndarray, sample_rate: int) -> str:
+    """Where somebody speaks in `(T,)`: one character per 100 ms (the last block may be shorter), `1` speech, `0` pause.
+
+    A block is speech when its RMS is within 35 dB of the recording's 95th percentile and above -60 dBFS.
+    """
+    count = max(1, math.ceil(len(audio) / sample_rate / ACTIVITY_BLOCK_S - 1e-9))
+    edges = [round(number * ACTIVITY_BLOCK_S * sample_rate) for number in range(count)] + [len(audio)]
+    power = np.array([np.mean(np.square(audio[a:b], dtype=np.float64)) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    threshold = max(np.percentile(np.sqrt(power), 95) * 10 ** (-35 / 20), 10 ** (-60 / 20))
+    return "".join("1" if rms > threshold else "0" for rms in np.sqrt(power))
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,28 @@
+"""One function over many items in several processes: results in the order of the items, whatever `nj` is."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], nj: int, label: str) -> list[Result]:
+    """`[function(item) for item in items]` with a progress bar; `function` must be importable (no lambda) for nj > 1.
+
+    Raises:
+        ValueError: nj below 1; and whatever `function` raises.
+    """
+    if nj < 1:
+        raise ValueError(f"--nj {nj}: at least 1 process")
+    nj = min(nj, len(items))
+    if nj <= 1:
+        return [function(item) for item in tqdm(items, desc=label, disable=None)]
+    # "spawn": a fork would copy whatever threads and locks this process holds
+    with ProcessPoolExecutor(nj, mp_context=multiprocessing.get_context("spawn")) as pool:
+        chunk = max(1, min(32, len(items) // (8 * nj)))
+        return list(tqdm(pool.map(function, items, chunksize=chunk), total=len(items), desc=label, disable=None))
