@@ -161,7 +161,7 @@ def make_tasks(options: argparse.Namespace) -> list[Task]:
 
 
 def replace_words(text: str, words: dict[str, str]) -> str:
-    return re.sub(r"(?<!\w)(%s)(?!\w)" % "|".join(words), lambda found: words[found[0]], text)
+    return re.sub(rf"(?<!\w)({'|'.join(words)})(?!\w)", lambda found: words[found[0]], text)
 
 
 # -------------------------------------------------------------------------------------------------------- the array

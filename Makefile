@@ -1,0 +1,26 @@
+# make setup | check | test | test-slow | mini
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: setup check test test-slow mini
+
+PYTHON := . ./path.sh && "$$TSE_PYTHON" -m
+
+test: setup
+	$(PYTHON) pytest -m "not slow and not gpu"
+
+test-slow: setup
+	$(PYTHON) pytest -m "slow and not gpu"
+
+check: setup
+	$(PYTHON) ruff check .
+	$(PYTHON) ruff format --check .
+	$(PYTHON) mypy
+	if command -v shellcheck >/dev/null; then git ls-files '*.sh' .ci/run | xargs shellcheck; \
+	elif [ -n "$${CI:-}" ]; then echo "shellcheck is missing" >&2; exit 1; \
+	else echo "shellcheck is not installed: shell scripts are not checked"; fi
+
+mini:
+	./run.sh egs/mini/tse1
+
+setup:
+	tools/install.sh dev
