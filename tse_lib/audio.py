@@ -3,6 +3,7 @@
 Arrays are float32 in [-1, 1], `(T,)` for one channel and `(C, T)` for several.
 """
 
+import itertools
 import math
 import os
 import struct
@@ -34,21 +35,8 @@ def info(path: str | Path) -> Info:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, truncated, or not audio that soundfile reads.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such audio file")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder, an audio file is wanted")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: empty file (0 bytes); copy or download it again")
-    _refuse_short_riff(path)
-    try:
-        header = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{path}: not an audio file that can be read ({_reason(error)}); wav, flac or ogg?") from None
-    if header.frames == 0:
-        raise ValueError(f"{path}: holds no samples")
-    return Info(header.samplerate, header.frames, header.channels)
+    with _open(path) as file:
+        return Info(file.samplerate, file.frames, file.channels)
 
 
 def read(
@@ -72,15 +60,16 @@ def read(
     Raises:
         FileNotFoundError, ValueError: missing, empty, truncated, not audio, not finite, or too short for the part.
     """
-    path = Path(path)
-    header = info(path)
-    wanted = header.num_samples - start if num_samples is None else num_samples
-    if start < 0 or wanted <= 0 or start + wanted > header.num_samples:
-        raise ValueError(f"{path}: samples {start} to {start + wanted} wanted, the file has {header.num_samples}")
-    try:
-        audio, _ = soundfile.read(str(path), start=start, frames=wanted, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({_reason(error)}); truncated?") from None
+    with _open(path) as file:
+        own_rate = file.samplerate
+        wanted = file.frames - start if num_samples is None else num_samples
+        if start < 0 or wanted <= 0 or start + wanted > file.frames:
+            raise ValueError(f"{path}: samples {start} to {start + wanted} wanted, the file has {file.frames}")
+        try:
+            file.seek(start)
+            audio = file.read(wanted, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise ValueError(f"{path}: cannot be decoded ({_reason(error)}); truncated?") from None
     if len(audio) < wanted:
         raise ValueError(f"{path}: truncated, {len(audio)} of {wanted} samples could be read")
     if not np.isfinite(audio).all():
@@ -90,10 +79,9 @@ def read(
         if len(audio) > 1:
             warnings.warn(f"{path}: {len(audio)} channels averaged to one", stacklevel=2)
         audio = audio.mean(0)
-    if sample_rate is not None and sample_rate != header.sample_rate:
-        audio = resample(audio, header.sample_rate, sample_rate)
-        return audio, sample_rate
-    return np.ascontiguousarray(audio), header.sample_rate
+    if sample_rate is not None and sample_rate != own_rate:
+        return resample(audio, own_rate, sample_rate), sample_rate
+    return np.ascontiguousarray(audio), own_rate
 
 
 def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
@@ -150,9 +138,30 @@ def activity(audio: np.ndarray, sample_rate: int) -> str:
     """
     count = max(1, math.ceil(len(audio) / sample_rate / ACTIVITY_BLOCK_S - 1e-9))
     edges = [round(number * ACTIVITY_BLOCK_S * sample_rate) for number in range(count)] + [len(audio)]
-    power = np.array([np.mean(np.square(audio[a:b], dtype=np.float64)) for a, b in zip(edges[:-1], edges[1:], strict=True)])
-    threshold = max(np.percentile(np.sqrt(power), 95) * 10 ** (-35 / 20), 10 ** (-60 / 20))
-    return "".join("1" if rms > threshold else "0" for rms in np.sqrt(power))
+    blocks = [audio[begin:end].astype(np.float64) for begin, end in itertools.pairwise(edges)]
+    levels = [math.sqrt(np.mean(block * block)) for block in blocks]
+    threshold = max(np.percentile(levels, 95) * 10 ** (-35 / 20), 10 ** (-60 / 20))
+    return "".join("1" if level > threshold else "0" for level in levels)
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    """Open for reading, or say in one line why not."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such audio file")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, an audio file is wanted")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: empty file (0 bytes); copy or download it again")
+    _refuse_short_riff(path)
+    try:
+        file = soundfile.SoundFile(str(path))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"{path}: not an audio file that can be read ({_reason(error)}); wav, flac or ogg?") from None
+    if file.frames == 0:
+        file.close()
+        raise ValueError(f"{path}: holds no samples")
+    return file
 
 
 def _reason(error: Exception) -> str:

@@ -48,9 +48,9 @@ def speak(voice: Voice, texts: list[str]) -> list[bytes]:
         loader = importlib.import_module("espeakng_loader")
     except ImportError:
         raise ValueError("the mini corpus needs the speech synthesiser espeak-ng: pip install -e .[mini]") from None
-    variant = voice.name.partition("+")[2]
+    variant = voice.name.partition("+")[2]  # the library itself goes on without a variant that it does not know
     if variant and not (Path(loader.get_data_path()) / "voices" / "!v" / variant).is_file():
-        raise ValueError(f"espeak-ng, voice '{voice.name}': this version has no variant '{variant}'; update espeakng-loader")
+        raise ValueError(f"espeak-ng has no variant '{variant}' (voice '{voice.name}'); update espeakng-loader")
     job = {"library": loader.get_library_path(), "data": loader.get_data_path(), "voice": asdict(voice), "texts": texts}
     result = subprocess.run([sys.executable, "-I", "-S", __file__], input=json.dumps(job).encode(), capture_output=True)
     if result.returncode:

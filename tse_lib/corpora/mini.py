@@ -28,52 +28,20 @@ NUM_TALKERS = {"train": 120, "dev": 12, "test": 16}
 NUM_CLIPS = {"train": 8, "dev": 2, "test": 2}  # noise clips of every kind
 CLIP_S = 10.0
 LEVEL_DBFS = -25.0
-ACCENTS = (
-    "en",
-    "en-us",
-    "en-us-nyc",
-    "en-gb-x-rp",
-    "en-gb-scotland",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-029",
-)
-# Variants that sound like a person. Left out: whispers, robots, echoes, those that overdrive, and near copies of others.
+ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
+# Variants that sound like a person. Left out: whispers, robots, echoes, overdriven ones, and near copies of others.
 VARIANTS = {
     "train": {
-        "f": ("f1", "f2", "f3", "f4", "f5", "Alicia", "Annie", "anika", "aunty"),
-        "m": (
-            "m1",
-            "m2",
-            "m3",
-            "m5",
-            "m6",
-            "m8",
-            "Alex",
-            "Diogo",
-            "Mario",
-            "Reed",
-            "Storm",
-            "adam",
-            "benjamin",
-            "boris",
-            "gustave",
-            "john",
-            "kaukovalta",
-            "marcelo",
-            "max",
-            "pablo",
-            "paul",
-            "pedro",
-            "quincy",
-            "rob",
-            "sandro",
-            "travis",
-        ),
+        "f": "f1 f2 f3 f4 f5 Alicia Annie anika aunty".split(),
+        "m": """m1 m2 m3 m5 m6 m8 Alex Diogo Mario Reed adam benjamin boris gustave john kaukovalta marcelo max pablo paul
+            pedro quincy rob sandro travis""".split(),
     },
-    "dev": {"f": ("grandma", "steph"), "m": ("m4", "Denis", "edward", "Gene")},
-    "test": {"f": ("Andrea", "belinda", "linda"), "m": ("m7", "antonio", "david", "norbert", "victor")},
+    "dev": {"f": "grandma steph".split(), "m": "m4 Denis edward Gene".split()},
+    "test": {"f": "Andrea belinda linda".split(), "m": "m7 antonio david norbert victor".split()},
 }
+SEMITONES = {"f": (-5.0, 3.0), "m": (-2.5, 6.0)}  # from the variant's own pitch; men's are all about 100 Hz
+SEMITONES_PER_PITCH = 0.16  # what a step of espeak-ng's pitch setting was measured to be
+TRACT = (0.9, 1.12)
 
 
 @dataclass(frozen=True)
@@ -94,12 +62,11 @@ class Talker:
 def plan(split: str, seed: int, num_talkers: int, num_utts: int, used: set[str]) -> list[Talker]:
     """The talkers of one set, women and men in turn; `used` collects the sentences so that no two are the same.
 
-    The talkers of one variant share out the range of pitch: each has a part of it to itself.
+    The talkers of one variant share out the ranges of pitch and of tract length: each has a part of them to itself.
     """
     talkers = []
     for number in range(num_talkers):
-        spk_id = f"{split}{number + 1:03d}"
-        gender = "fm"[number % 2]
+        spk_id, gender = f"{split}{number + 1:03d}", "fm"[number % 2]
         variants = VARIANTS[split][gender]
         variant, turn = variants[number // 2 % len(variants)], number // 2 // len(variants)
         turns = math.ceil((num_talkers + 1) // 2 / len(variants))
@@ -107,18 +74,26 @@ def plan(split: str, seed: int, num_talkers: int, num_utts: int, used: set[str])
         def draw(knob: str, low: float, high: float, spk_id: str = spk_id) -> float:
             return float(rng(seed, "mini", spk_id, knob).uniform(low, high))
 
-        order = rng(seed, "mini", split, variant, "tract").permutation(turns)
-        tract = 0.9 + 0.22 * (order[turn] + draw("tract", 0.2, 0.8)) / turns
-        pitch = 30 + 40 * (turn + draw("pitch", 0.2, 0.8)) / turns
+        def part(knob: str, low: float, high: float, variant: str = variant, turn: int = turn, turns: int = turns) -> float:
+            order = rng(seed, "mini", split, variant, knob).permutation(turns)
+            return low + (high - low) * float(order[turn] + draw(knob, 0.35, 0.65)) / turns
+
+        tract = part("tract", *TRACT)
+        semitones = part("pitch", *SEMITONES[gender])  # of the waveform; the tract has its share in it
+        pitch = 50 + (semitones - 12 * math.log2(tract)) / SEMITONES_PER_PITCH
         accent = ACCENTS[rng(seed, "mini", spk_id, "accent").integers(len(ACCENTS))]
         words_per_minute = draw("rate", 150, 190)
         voice = espeak.Voice(
-            f"{accent}+{variant}", round(pitch), round(draw("range", 30, 80)), round(words_per_minute / tract)
+            name=f"{accent}+{variant}",
+            pitch=min(99, max(0, round(pitch))),
+            pitch_range=round(draw("range", 30, 80)),
+            words_per_minute=round(words_per_minute / tract),
         )
-        texts = tuple(
-            sentences.sentence(rng(seed, "mini", spk_id, "text", index), words_per_minute, used) for index in range(num_utts)
-        )
-        talkers.append(Talker(spk_id, gender, voice, tract, texts))
+        texts = [
+            sentences.sentence(rng(seed, "mini", spk_id, "text", index), words_per_minute, used)
+            for index in range(num_utts)
+        ]
+        talkers.append(Talker(spk_id, gender, voice, tract, tuple(texts)))
     return talkers
 
 

@@ -31,7 +31,7 @@ def babble(draws: Draws, sample_rate: int, num_samples: int, speech: Speech) -> 
     for _ in range(draws.integers(6, 13)):
         voice = np.zeros(0)
         while len(voice) < 2 * num_samples:
-            voice = np.concatenate([voice, audio.read(speech[draws.integers(len(speech))])[0]])
+            voice = np.concatenate([voice, audio.read(speech[int(draws.integers(len(speech)))])[0]])
         start = draws.integers(num_samples)
         mixed += voice[start : start + num_samples] * 10 ** (draws.uniform(-6, 0) / 20)
     return mixed

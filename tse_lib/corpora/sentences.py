@@ -53,20 +53,21 @@ FORMS = (
     "{number} {person}s and {number} {thing}s, {adverb} {adjective}, waited {place}",
     "where is {determiner} {adjective} {thing} that {determiner} {person} {verb} {time}?",
 )
-SYLLABLES_PER_WORD = 1.65  # of these lists; what espeak-ng's words per minute amount to
+SYLLABLES_PER_WORD = 1.75  # of these lists; what espeak-ng's words per minute amount to
 
 
-def sentence(draws: np.random.Generator, words_per_minute: float, used: set[str], seconds: tuple[float, float] = (3, 5)) -> str:
-    """A sentence not in `used` (it is added) that takes about `seconds` at that speaking rate."""
+def sentence(draws: np.random.Generator, words_per_minute: float, used: set[str]) -> str:
+    """A sentence not in `used` (it is added) that takes about 3 to 5 s at that speaking rate."""
     per_second = words_per_minute / 60 * SYLLABLES_PER_WORD
     while True:
         form = FORMS[draws.integers(len(FORMS))]
         text = re.sub(r"{(\w+)}", lambda match: WORDS[match[1]][draws.integers(len(WORDS[match[1]]))], form)
-        if text not in used and seconds[0] <= count_syllables(text) / per_second <= seconds[1]:
+        if text not in used and 3 <= count_syllables(text) / per_second <= 5:
             used.add(text)
             return text
 
 
 def count_syllables(text: str) -> int:
     """Groups of vowels, a silent final e apart: near enough to tell a long sentence from a short one."""
-    return sum(max(1, len(re.findall(r"[aeiouyé]+", re.sub(r"e\b", "", word)))) for word in re.findall(r"\w+", text.lower()))
+    words = [re.sub(r"e\b", "", word) for word in re.findall(r"\w+", text.lower())]
+    return sum(max(1, len(re.findall(r"[aeiouyé]+", word))) for word in words)
