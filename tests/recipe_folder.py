@@ -20,13 +20,15 @@ cd "$(dirname "$0")"
 class RecipeFolder:
     """egs/demo/t1 below `top`, beside the files of the repository that recipes need; the toolkit itself is not needed."""
 
-    def __init__(self, top: Path, options: str, stages: str) -> None:
+    def __init__(self, top: Path, options: str | None = None, stages: str = "") -> None:
         self.top, self.folder = top, top / "egs" / "demo" / "t1"
+        self.script = self.folder / "run.sh"
+        if options is None:  # it is there already
+            return
         self.folder.mkdir(parents=True)
         (top / "utils").mkdir()
         for name in ("path.sh", "cmd.sh", "run.sh", "utils/recipe.sh", "utils/parse_options.sh", "utils/run.py"):
             shutil.copy(ROOT / name, top / name)
-        self.script = self.folder / "run.sh"
         self.script.write_text(f"{HEAD}## options\n{options}## end\n. ../../../utils/parse_options.sh\n{stages}")
         self.script.chmod(0o755)
 
@@ -53,4 +55,6 @@ class RecipeFolder:
 
     def tree(self) -> dict[str, bytes]:
         """Every file of the recipe's folder."""
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()
+        }

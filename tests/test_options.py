@@ -41,7 +41,9 @@ def test_spellings(recipe, options, shown):
     assert (result.returncode, result.stdout) == (0, shown), result.stderr
 
 
-@pytest.mark.parametrize("value", ["$(touch hit)", "`touch hit`", 'say "hi"', "it's", "a;touch hit", "*", "a  b\nc", "\\n"])
+@pytest.mark.parametrize(
+    "value", ["$(touch hit)", "`touch hit`", 'say "hi"', "it's", "a;touch hit", "*", "a  b\nc", "\\n"]
+)
 def test_values_are_never_read_as_shell(recipe, value):
     for options in (["--corpus", value], [f"--corpus={value}"]):
         result = recipe.run(*options)
@@ -86,4 +88,6 @@ def test_help_comes_from_the_comments(recipe, flag):
     assert "--conf         the experiment (conf/a.yaml)\n" in result.stdout
     assert "--corpus       where the corpus is; it may be # anything\n" in result.stdout
     assert "--stop_stage   last stage to run" in result.stdout and "--dry_run" in result.stdout
-    assert result.stdout.index("of this recipe") < result.stdout.index("--value") < result.stdout.index("of every recipe")
+    assert (
+        result.stdout.index("of this recipe") < result.stdout.index("--value") < result.stdout.index("of every recipe")
+    )

@@ -14,12 +14,13 @@ venv=$PWD/tools/venv
 stamp=$venv/.complete # written last; an environment without it is started afresh
 
 main() {
+  local lacks active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
   if [ -n "${TSE_PYTHON:-}" ]; then
     TSE_PYTHON=$(type -P "$TSE_PYTHON") || fail 3 "TSE_PYTHON is not a program: change or unset it"
-    [ -z "$(missing "$TSE_PYTHON")" ] || install_into "$TSE_PYTHON"
+    lacks=$(missing "$TSE_PYTHON")
+    [ -z "$lacks" ] || install_into "$TSE_PYTHON"
     return
   fi
-  local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} lacks
   if [ -n "$active" ] && [ "$active" != "$venv" ]; then
     lacks=$(missing "$active/bin/python")
     [ -n "$lacks" ] || return 0
@@ -72,7 +73,8 @@ from importlib import metadata
 setup = runpy.run_path("setup.py")
 unknown = [extra for extra in sys.argv[1].split(",") if extra not in setup["EXTRAS"]]
 if unknown:
-    sys.exit(f"tools/install.sh: no extra {unknown[0]!r}; there are {', '.join(setup['EXTRAS'])}")
+    print(f"tools/install.sh: no extra {unknown[0]!r}; there are {', '.join(setup['EXTRAS'])}", file=sys.stderr)
+    sys.exit(2)
 wanted = setup["CORE"] + [name for extra in sys.argv[1].split(",") for name in setup["EXTRAS"][extra]]
 for name in [re.split(r"[=<>~!]", line)[0] for line in wanted] + ["tse-lib"]:
     try:

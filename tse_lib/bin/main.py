@@ -10,7 +10,8 @@ import traceback
 VERBS = {
     "prepare": ("tse_lib.bin.prepare", "make a data set of a corpus"),
     "validate": ("tse_lib.bin.validate", "check data sets"),
-    "simulate": ("tse_lib.bin.simulate", "draw mixtures, and render those of fixed sets"),
+    "simulate": ("tse_lib.bin.simulate", "decide the fixed development and test mixtures, as text"),
+    "render": ("tse_lib.bin.render", "make the audio of drawn mixtures"),
     "train": ("tse_lib.bin.train", "train or fine-tune a model"),
     "check": ("tse_lib.bin.check", "check an experiment's configuration, data and model before it is trained"),
     "infer": ("tse_lib.bin.infer", "run a model over a set of mixtures"),
