@@ -37,18 +37,21 @@ def pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
     """MOS-LQO by PESQ, 1 to 4.64: wide band at 16 kHz, narrow band at 8 kHz; other rates are resampled down to these.
 
     Raises:
-        Undefined: silence, less than 1/4 s, less than 8 kHz, no utterance found, or the C code cannot hold a long signal.
+        Undefined: silence, less than 1/4 s, less than 8 kHz, no utterance found, or more than the C code holds.
     """
     reference, estimate = _audible(reference, estimate)
     if sample_rate < 8000:
         raise Undefined(f"PESQ is not defined at {sample_rate} Hz")
     rate, mode = (16000, "wb") if sample_rate >= 16000 else (8000, "nb")
-    signals = [audio.resample(signal.astype(np.float32), sample_rate, rate) for signal in (reference, estimate)]
-    if reference.size <= PESQ_SAFE_S * sample_rate:
-        return _itu_pesq(rate, *signals, mode)
+    num_samples = reference.size
+    reference, estimate = (
+        audio.resample(signal.astype(np.float32), sample_rate, rate) for signal in (reference, estimate)
+    )
+    if num_samples <= PESQ_SAFE_S * sample_rate:
+        return _itu_pesq(rate, reference, estimate, mode)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
         try:
-            return child.submit(_itu_pesq, rate, *signals, mode).result()
+            return child.submit(_itu_pesq, rate, reference, estimate, mode).result()
         except BrokenProcessPool:
             raise Undefined("too many utterances for PESQ's C code to hold") from None
 

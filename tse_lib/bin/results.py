@@ -1,0 +1,34 @@
+"""tse results: collect the scores of an experiment in scores.jsonl, summary.json, RESULTS.md and a report."""
+
+import argparse
+from pathlib import Path
+
+from tse_lib.evaluation.report import write_report
+from tse_lib.evaluation.results import collect, interval, write_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="tse results",
+        description="Collect what tse score has left in <exp>/<set>/scores.part. Writes scores.jsonl and summary.json "
+        "in <exp>/<set>, RESULTS.md of all experiments beside <exp>, and the page <exp>/report/index.html.",
+        epilog='example: tse results --conf conf/tse.yaml --exp exp/tse --sets test --command "./run.sh"',
+    )
+    parser.add_argument("--exp", required=True, metavar="DIR", help="the experiment: exp/tse")
+    parser.add_argument("--sets", required=True, nargs="+", metavar="SET", help="the sets that were scored")
+    parser.add_argument("--conf", help="its configuration; its notes are in the same place as .md (default: none)")
+    parser.add_argument("--command", default="", help="the command that makes these results again, to be shown")
+    parser.add_argument("--data", default="data", help="folder of the data sets (default: %(default)s)")
+    parser.add_argument("--results", default="RESULTS.md", help="what to write (default: %(default)s)")
+    parser.add_argument(
+        "--published", default="conf/published.yaml", help="published numbers, if there are any (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+
+    exp = Path(args.exp).absolute()
+    for name in args.sets:
+        summary = collect(exp, name, Path(args.data) / name, args.conf, args.command)
+        print(f"{args.exp}/{name}: SI-SDRi {interval(summary['metrics'].get('si_sdri'), 2)} dB, {summary['n']} targets")
+    write_results(args.results, exp.parent, args.published)
+    write_report(exp, args.sets, args.data)
+    print(f"{args.results}; {args.exp}/report/index.html")

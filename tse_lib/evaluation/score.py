@@ -1,0 +1,220 @@
+"""Score estimates on disk against the rendered references of a set: one dictionary a target."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tse_lib import audio
+from tse_lib.manifest import Mixture, audio_path
+from tse_lib.metrics import perceptual, presence
+from tse_lib.metrics.sdr import BssEval, Undefined, bss_eval, si_sdr
+
+ABOVE_DB = 1.0  # an improvement of less than this is no extraction
+DECIMALS = 6
+
+
+# -------------------------------------------------------------------------------------------------------- from arrays
+
+
+def score(
+    reference: np.ndarray | None,
+    estimate: np.ndarray,
+    mixture: np.ndarray,
+    sample_rate: int,
+    interferers: Sequence[np.ndarray] = (),
+    noisy: bool = False,
+) -> dict[str, Any]:
+    """All metrics of one output.
+
+    A metric comes with `<metric>_mixture`, the same of the unprocessed mixture, and the improvement between the two:
+    `si_sdri sdri siri sari` and `<metric>_gain` for `pesq_wb` or `pesq_nb`, `stoi` and `estoi`. What cannot be measured
+    for these signals is None, with the reason under `reasons`. What makes no sense for them is left out: SIR and
+    confusion without interferers, the improvement of SAR without noise (the mixture then has no artefacts at all).
+
+    Args:
+        reference: the target's image, None where the target is absent.
+        interferers: the images of the other talkers.
+        noisy: the mixture holds noise.
+
+    Returns:
+        Target present: the above and `tp_attenuation_db`, `confused`, `above_1db`. Target absent:
+        `ta_attenuation_db`, `false_accept`. `reasons` only where something is None.
+    """
+    scores = _Scores()
+    if reference is None:
+        attenuation = scores.put("ta_attenuation_db", lambda: presence.attenuation_db(mixture, estimate))
+        scores.put("false_accept", lambda: presence.is_false_accept(_known(attenuation)))
+        return scores.result()
+
+    def both(name: str, improvement: str | None, measure: Callable[[np.ndarray], float]) -> float | None:
+        return scores.pair(name, improvement, lambda: measure(estimate), lambda: measure(mixture))
+
+    si_sdri = both("si_sdr", "si_sdri", lambda signal: si_sdr(reference, signal))
+    of_estimate, of_mixture = _bss_eval_each(np.stack([reference, *interferers]), [estimate, mixture])
+    for name, improvement in (("sdr", "sdri"), ("sir", "siri"), ("sar", "sari" if noisy else None)):
+        if name != "sir" or interferers:
+            scores.pair(name, improvement, _taker(of_estimate, name), _taker(of_mixture, name))
+    pesq_name = perceptual.pesq_name(sample_rate)
+    both(pesq_name, f"{pesq_name}_gain", lambda signal: perceptual.pesq(reference, signal, sample_rate))
+    both("stoi", "stoi_gain", lambda signal: perceptual.stoi(reference, signal, sample_rate))
+    both("estoi", "estoi_gain", lambda signal: perceptual.stoi(reference, signal, sample_rate, extended=True))
+    scores.put("tp_attenuation_db", lambda: presence.attenuation_db(mixture, estimate))
+    if interferers:
+        scores.put("confused", lambda: presence.is_confused(reference, interferers, estimate))
+    scores.put("above_1db", lambda: _known(si_sdri) > ABOVE_DB)
+    return scores.result()
+
+
+class _Scores:
+    """Values, and for those that are None the reason."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.reasons: dict[str, str] = {}
+
+    def put(self, name: str, measure: Callable[[], float]) -> float | None:
+        try:
+            value = measure()
+            self.values[name] = value if isinstance(value, bool) else round(float(value), DECIMALS)
+        except Undefined as error:
+            self.values[name], self.reasons[name] = None, str(error)
+        return self.values[name]
+
+    def pair(
+        self, name: str, improvement: str | None, of_estimate: Callable[[], float], of_mixture: Callable[[], float]
+    ) -> float | None:
+        after, before = self.put(name, of_estimate), self.put(f"{name}_mixture", of_mixture)
+        if improvement is None:
+            return None
+        reason = self.reasons.get(name) or self.reasons.get(f"{name}_mixture")
+        return self.put(improvement, lambda: _known(after, reason) - _known(before, reason))
+
+    def result(self) -> dict[str, Any]:
+        return {**self.values, **({"reasons": self.reasons} if self.reasons else {})}
+
+
+def _known(value: float | None, reason: str | None = None) -> float:
+    if value is None:
+        raise Undefined(reason or "what it is computed from is undefined")
+    return value
+
+
+def _bss_eval_each(references: np.ndarray, estimates: list[np.ndarray]) -> list[BssEval | Undefined]:
+    # all at once shares the costly solution; only when that fails it matters which of them did it
+    try:
+        return list(bss_eval(references, np.stack(estimates)))
+    except Undefined as error:
+        if len(estimates) == 1:
+            return [error]
+        return [one for estimate in estimates for one in _bss_eval_each(references, [estimate])]
+
+
+def _taker(result: BssEval | Undefined, name: str) -> Callable[[], float]:
+    def take() -> float:
+        if isinstance(result, Undefined):
+            raise result
+        return _known(getattr(result, name), "silent interferers")
+
+    return take
+
+
+# --------------------------------------------------------------------------------------------------------- from files
+
+
+def score_mixture(
+    data_dir: str | Path, est_dir: str | Path, mixture: Mixture, genders: dict[str, str]
+) -> dict[str, Any]:
+    """One line of scores.jsonl: the mixture's id, its conditions and its metrics.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing or does not fit the mixture.
+    """
+
+    def rendered(kind: str) -> np.ndarray:
+        return read_fitting(audio_path(data_dir, kind, mixture.mix_id), mixture)
+
+    metrics = score(
+        reference=rendered("target") if mixture.target_present else None,
+        estimate=read_fitting(find_estimate(est_dir, mixture.mix_id), mixture),
+        mixture=rendered("mixture"),
+        sample_rate=mixture.sample_rate,
+        interferers=[rendered(f"interferer{number}") for number in range(1, len(mixture.interferers) + 1)],
+        noisy=mixture.noise is not None,
+    )
+    return {"mix_id": mixture.mix_id, **conditions(mixture, genders), **metrics}
+
+
+def conditions(mixture: Mixture, genders: dict[str, str]) -> dict[str, Any]:
+    """What the mixture was drawn with, as far as scores are split by it.
+
+    `same_gender`: "same" when at least one interferer has the wanted talker's gender, "different" when none has, None
+    when there is no interferer or a gender is not known. `sir_db` has one value for each talker after the first.
+    """
+    return {
+        "target_spk": mixture.target_spk,
+        "target_present": mixture.target_present,
+        "num_talkers": len(mixture.talkers),
+        "same_gender": _same_gender(mixture, genders),
+        "sir_db": [talker.level_db for talker in mixture.talkers[1:]],
+        "noise": mixture.noise is not None,
+        "snr_db": mixture.noise.level_db if mixture.noise else None,
+        "reverberant": any(talker.rir for talker in mixture.talkers),
+        "num_enrolls": len(mixture.enrolls),
+        "seconds": mixture.num_samples / mixture.sample_rate,
+    }
+
+
+def _same_gender(mixture: Mixture, genders: dict[str, str]) -> str | None:
+    wanted, *others = (
+        source.gender or genders.get(source.spk_id, "") for source in (mixture.enrolls[0], *mixture.interferers)
+    )
+    if not others or not all((wanted, *others)):
+        return None
+    return "same" if wanted in others else "different"
+
+
+def find_estimate(est_dir: str | Path, mix_id: str) -> Path:
+    """`<mix_id>.flac` or `<mix_id>.wav`, whichever is there.
+
+    Raises:
+        FileNotFoundError, ValueError: none is there, or both.
+    """
+    candidates = [Path(est_dir) / f"{mix_id}{extension}" for extension in (".flac", ".wav")]
+    found = [path for path in candidates if path.exists()]
+    if not found:
+        raise FileNotFoundError(f"{candidates[0]}: no estimate (nor .wav); run the infer stage")
+    if len(found) > 1:
+        raise ValueError(f"{found[0]}: there is also a {found[1].name}; which is the estimate? Remove the other")
+    return found[0]
+
+
+def require_estimates(est_dir: str | Path, mixtures: Iterable[Mixture]) -> None:
+    """Find every estimate before any is scored: an hour's work must not end in a file that was missing all along.
+
+    Raises:
+        FileNotFoundError: telling how many are missing, and the first.
+    """
+    missing = []
+    for mixture in mixtures:
+        try:
+            find_estimate(est_dir, mixture.mix_id)
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        others = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise FileNotFoundError(missing[0] + others)
+
+
+def read_fitting(path: Path, mixture: Mixture) -> np.ndarray:
+    """A file's audio; ValueError unless it has one channel and the mixture's rate and length."""
+    rate, num_samples, num_channels = audio.info(path)
+    if rate != mixture.sample_rate:
+        raise ValueError(f"{path}: {rate} Hz, the mixture has {mixture.sample_rate} Hz")
+    if num_channels != 1:
+        raise ValueError(f"{path}: {num_channels} channels, one is wanted")
+    if num_samples != mixture.num_samples:
+        difference = num_samples - mixture.num_samples
+        raise ValueError(f"{path}: {num_samples} samples, the mixture has {mixture.num_samples} ({difference:+d})")
+    return audio.read(path)[0]
