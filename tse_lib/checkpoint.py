@@ -27,6 +27,9 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
             torch.save({**state, "version": VERSION}, file)
             file.flush()
             os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); disk full?") from None

@@ -95,7 +95,7 @@ class LossTerm(Section):
 
     name: str
     weight: float = Field(gt=0)
-    on: Literal["present", "absent"] = "present"
+    when: Literal["present", "absent"] = "present"
     params: dict[str, Any] = {}
 
 
@@ -124,6 +124,14 @@ class Inference(Section):
     chunk_s: float = Field(30.0, gt=0, description="longer mixtures are cut into overlapping chunks of this length")
     overlap_count: int = Field(2, ge=1, description="how many chunks cover a sample")
     batch_size: int = Field(1, gt=0)
+
+
+class Deployed(Section):
+    """What a trained model needs to be used: `model.yaml` of a packed model, and a part of every checkpoint's conf."""
+
+    sample_rate: int = Field(gt=0)
+    model: Choice
+    inference: Inference = Inference()
 
 
 class Config(Section):
@@ -220,7 +228,9 @@ def read_yaml(path: str | Path) -> Any:
     path = Path(path)
     if not path.exists():
         others = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"{path}: no such configuration" + (f"; there are: {', '.join(others)}" if others else ""))
+        raise FileNotFoundError(
+            f"{path}: no such configuration" + (f"; there are: {', '.join(others)}" if others else "")
+        )
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
 
 

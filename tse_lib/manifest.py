@@ -155,7 +155,12 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
     segments, utt2spk, activity = optional("segments"), optional("utt2spk"), optional("utt2activity")
     lengths, rates = read_table(folder / "utt2num_samples"), read_table(folder / "utt2fs")
     keys = sorted(segments or paths, key=str.encode)
-    for name, table in (("utt2spk", utt2spk), ("utt2activity", activity), ("utt2num_samples", lengths), ("utt2fs", rates)):
+    for name, table in (
+        ("utt2spk", utt2spk),
+        ("utt2activity", activity),
+        ("utt2num_samples", lengths),
+        ("utt2fs", rates),
+    ):
         if table and set(table) != set(keys):
             odd = sorted(set(table) ^ set(keys))[:3]
             raise ValueError(f"{folder}/{name}: its ids differ from the set's utterances: {', '.join(odd)}…")

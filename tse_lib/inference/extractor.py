@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tse_lib import audio, checkpoint
-from tse_lib.config import Config, Inference, build
+from tse_lib.config import Deployed, Inference, build
 from tse_lib.dsp.overlap_add import overlap_add
 from tse_lib.inference.packed import read_packed
 from tse_lib.models import build_model
@@ -42,7 +42,7 @@ class Extractor:
         alice = extractor.extract(mixture, alice_alone, sample_rate)
     """
 
-    def __init__(self, model: nn.Module, conf: Config, device: torch.device | str = "cpu"):
+    def __init__(self, model: nn.Module, conf: Deployed, device: torch.device | str = "cpu"):
         self.model, self.conf, self.device = model.to(device).eval(), conf, torch.device(device)
 
     @property
@@ -121,7 +121,8 @@ def load(path: str | Path, device: str = "cpu") -> Extractor:
         saved = checkpoint.load(path)
         if "config" not in saved or "model" not in saved.get("modules", {}):
             raise ValueError(f"{path}: holds no model of this toolkit (modules.model and config are wanted)")
-        weights, conf = averaged_weights(saved), build(Config, saved["config"], str(path))
+        wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
+        weights, conf = averaged_weights(saved), build(Deployed, wanted, str(path))
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:

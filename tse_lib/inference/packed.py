@@ -7,11 +7,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tse_lib.config import Config, build, read_yaml
+from tse_lib.config import Deployed, build, read_yaml
 from tse_lib.manifest import replace_file
 
 
-def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Config, readme: str) -> None:
+def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed, readme: str) -> None:
     """Write the three files; `model.yaml` last, so that a folder without it is not a model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,13 +25,13 @@ def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Config, r
         yaml.safe_dump(conf.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
 
 
-def read_packed(folder: Path) -> tuple[dict[str, Tensor], Config]:
+def read_packed(folder: Path) -> tuple[dict[str, Tensor], Deployed]:
     """Weights and conf of a packed model.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged.
     """
-    conf = build(Config, read_yaml(folder / "model.yaml"), str(folder / "model.yaml"))
+    conf = build(Deployed, read_yaml(folder / "model.yaml"), str(folder / "model.yaml"))
     path = folder / "model.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no weights here; `tse export` writes such folders")

@@ -24,7 +24,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 FOR_ABSENT = ("energy", "attenuation")  # the others need a target
 
 
-def build_loss(name: str, on: str, params: dict[str, Any]) -> Loss:
+def build_loss(name: str, when: str, params: dict[str, Any]) -> Loss:
     """A loss from one entry of the conf's `loss` list.
 
     Raises:
@@ -32,8 +32,8 @@ def build_loss(name: str, on: str, params: dict[str, Any]) -> Loss:
     """
     if name not in LOSSES:
         raise ValueError(f"loss: unknown loss '{name}'; known: {', '.join(LOSSES)}")
-    if (name in FOR_ABSENT) != (on == "absent"):
-        fitting = ", ".join(key for key in LOSSES if (key in FOR_ABSENT) == (on == "absent"))
-        raise ValueError(f"loss: '{name}' does not fit `on: {on}`; these do: {fitting}")
+    if (name in FOR_ABSENT) != (when == "absent"):
+        fitting = ", ".join(key for key in LOSSES if (key in FOR_ABSENT) == (when == "absent"))
+        raise ValueError(f"loss: '{name}' does not fit `when: {when}`; these do: {fitting}")
     check_params(LOSSES[name], params, f"loss {name}")
     return partial(LOSSES[name], **params)

@@ -15,6 +15,8 @@ What differs from the original, all of it off in v1 and v2:
 - `attention: false` leaves the self-attention out of the blocks (cheap on a CPU, where LSTMs already dominate);
 - `normalize: true` divides mixture and enrolment by their RMS and multiplies the mixture's back, so that the level of
   a recording cannot matter (the original sees it; its training levels were never varied);
+- `levels: true` adds each band's log power to its features: the norm of a band, frame by frame, makes a pause look
+  like speech, and a small network learns much faster when it need not guess;
 - `bands` may be a number: then they are cut on the mel scale for any sample rate.
 Several enrolments are concatenated along time, so the attention chooses among all of them; padding is masked.
 """
@@ -51,19 +53,25 @@ def mel_bands(num_bands: int, n_fft: int, sample_rate: int) -> list[tuple[int, i
 class BandSplit(nn.Module):
     """Each band's bins, real and imaginary interleaved, to D features: (B, L, F, 2) -> (B, L, N, D)."""
 
-    def __init__(self, bands: list[tuple[int, int]], dim: int):
+    def __init__(self, bands: list[tuple[int, int]], dim: int, levels: bool):
         super().__init__()
         self.bands = bands
         widths = [2 * (last - first + 1) for first, last in bands]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         self.projections = nn.ModuleList(nn.Linear(width, dim) for width in widths)
+        self.level_proj = nn.Linear(1, dim) if levels else None
 
     def forward(self, spectrum: Tensor) -> Tensor:
         features = [
             project(norm(spectrum[:, :, first : last + 1].flatten(2)))  # (B, L, 2w) -> (B, L, D)
             for (first, last), norm, project in zip(self.bands, self.norms, self.projections, strict=True)
         ]
-        return torch.stack(features, 2)
+        x = torch.stack(features, 2)
+        if self.level_proj is None:
+            return x
+        power = spectrum.square().sum(-1)  # (B, L, F)
+        powers = [power[:, :, first : last + 1].mean(-1) for first, last in self.bands]
+        return x + self.level_proj(torch.log10(torch.stack(powers, 2) + 1e-6)[..., None])
 
 
 class BandMerge(nn.Module):
@@ -96,7 +104,7 @@ class GridNet(nn.Module):
         self.blocks = nn.ModuleList(GridBlock(dim, hidden, num_heads, attention) for _ in range(num_blocks))
         self.reinject_layers = nn.ModuleDict({str(i): UsefAttention(dim, num_heads) for i in sorted(reinject_at)})
 
-    def forward(self, x: Tensor, frames: Tensor, valid: Tensor, recompute: bool) -> Tensor:
+    def forward(self, x: Tensor, frames: Tensor, valid: Tensor | None, recompute: bool) -> Tensor:
         for number, block in enumerate(self.blocks):
             if str(number) in self.reinject_layers:
                 x = self.reinject_layers[str(number)](x, frames, valid)
@@ -116,6 +124,7 @@ class HiFiTSE(nn.Module):
         film: scale and shift by the enrolment's mean after the first injection.
         attention: self-attention over time in each block.
         normalize: make the network blind to levels.
+        levels: give each band's level to its features (the band's norm hides it).
         condition_dropout: probability (training) that an item's whole condition is zeroed.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
     """
@@ -135,6 +144,7 @@ class HiFiTSE(nn.Module):
         film: bool = True,
         attention: bool = True,
         normalize: bool = False,
+        levels: bool = False,
         condition_dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ):
@@ -157,7 +167,7 @@ class HiFiTSE(nn.Module):
         self.normalize, self.condition_dropout = normalize, condition_dropout
         self.gradient_checkpointing = gradient_checkpointing
         self.register_buffer("window", torch.hann_window(self.win_length), persistent=False)
-        self.encoder = BandSplit(table, feature_dim)
+        self.encoder = BandSplit(table, feature_dim, levels)
         self.usef = UsefAttention(feature_dim, num_heads)
         self.film = Film(feature_dim) if film else None
         self.gridnet = GridNet(feature_dim, lstm_hidden, num_heads, num_blocks, reinject_at, attention)
@@ -170,34 +180,35 @@ class HiFiTSE(nn.Module):
 
         Args:
             enroll: (B, E, T_e), zero-padded.
-            lengths: (B, E) samples of each; 0 for an enrolment that is not there. None: all whole.
+            lengths: (B, E) samples of each, on the CPU; 0 for an enrolment that is not there. None: all whole.
 
         Returns:
-            {"frames": (B, L_e, N, D), "valid": (B, L_e)}: features of all E enrolments one after the other.
+            {"frames": (B, L_e, N, D)}: features of all E enrolments one after the other; with "valid" (B, L_e), false
+            for padding, where their lengths differ.
         """
         batch, count, size = enroll.shape
         rows = enroll.reshape(batch * count, size)
-        row_lengths = [size] * len(rows) if lengths is None else [int(number) for number in lengths.reshape(-1)]
-        spectra = [  # each by its own length, so that padding changes nothing
-            self._stft(row[None, : max(1, length)])[0] for row, length in zip(rows, row_lengths, strict=True)
-        ]
-        longest = max(len(spectrum) for spectrum in spectra)
-        spectrum = torch.stack([F.pad(one, (0, 0, 0, 0, 0, longest - len(one))) for one in spectra])  # (B*E, L, F, 2)
-        valid = torch.tensor(
-            [[length > 0 and frame < len(one) for frame in range(longest)] for one, length in zip(spectra, row_lengths, strict=True)],
-            device=enroll.device,
-        )
-        frames = self.encoder(spectrum)  # (B*E, L, N, D)
+        if lengths is None or bool((lengths == size).all()):
+            frames = self.encoder(self._stft(rows))  # (B*E, L, N, D)
+            return {"frames": frames.reshape(batch, -1, *frames.shape[2:])}
+        sizes = [int(number) for number in lengths.reshape(-1)]
+        spectra = [self._stft(row[None, : max(1, own)])[0] for row, own in zip(rows, sizes, strict=True)]
+        longest = max(len(spectrum) for spectrum in spectra)  # each by its own length: padding changes nothing
+        padded = torch.stack([F.pad(one, (0, 0, 0, 0, 0, longest - len(one))) for one in spectra])  # (B*E, L, F, 2)
+        num_frames = torch.tensor([len(one) if own else 0 for one, own in zip(spectra, sizes, strict=True)])
+        valid = (torch.arange(longest) < num_frames[:, None]).to(enroll.device)  # (B*E, L)
+        frames = self.encoder(padded)
         return {"frames": frames.reshape(batch, -1, *frames.shape[2:]), "valid": valid.reshape(batch, -1)}
 
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """mixture (B, C, T), condition of `encode` -> estimate (B, 1, C, T). Channels are extracted one by one."""
         batch, channels, size = mixture.shape
-        frames, valid = condition["frames"], condition["valid"]
+        frames, valid = condition["frames"], condition.get("valid")
         if self.training and self.condition_dropout > 0:
             frames = drop_condition(frames, self.condition_dropout)
         if channels > 1:
-            frames, valid = frames.repeat_interleave(channels, 0), valid.repeat_interleave(channels, 0)
+            frames = frames.repeat_interleave(channels, 0)
+            valid = None if valid is None else valid.repeat_interleave(channels, 0)
         waves = mixture.reshape(batch * channels, size)
         level = self._level(waves)
         spectrum = self._stft(waves)  # (B*C, L, F, 2)

@@ -16,12 +16,12 @@ class UsefAttention(nn.Module):
         self.cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
-        """x (B, L, N, D), frames (B, L_e, N, D), valid (B, L_e) -> (B, L, N, D), N bands."""
+    def forward(self, x: Tensor, frames: Tensor, valid: Tensor | None) -> Tensor:
+        """x (B, L, N, D), frames (B, L_e, N, D), valid (B, L_e) where frames are padded -> (B, L, N, D), N bands."""
         batch, length, bands, dim = x.shape
         query = x.transpose(1, 2).reshape(batch * bands, length, dim)  # (B*N, L, D)
         keys = frames.transpose(1, 2).reshape(batch * bands, -1, dim)  # (B*N, L_e, D)
-        padded = None if valid.all() else ~valid.repeat_interleave(bands, 0)  # (B*N, L_e)
+        padded = None if valid is None else ~valid.repeat_interleave(bands, 0)  # (B*N, L_e)
         attended, _ = self.cross_attn(query, keys, keys, key_padding_mask=padded, need_weights=False)
         return self.norm(query + attended).view(batch, bands, length, dim).transpose(1, 2)
 
@@ -38,10 +38,13 @@ class Film(nn.Module):
         nn.init.zeros_(self.beta_proj.weight)
         nn.init.zeros_(self.beta_proj.bias)
 
-    def forward(self, x: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
-        """x (B, L, N, D), frames (B, L_e, N, D), valid (B, L_e) -> (B, L, N, D)."""
-        weight = valid.to(frames.dtype)[:, :, None, None]
-        speaker = (frames * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)  # (B, 1, N, D)
+    def forward(self, x: Tensor, frames: Tensor, valid: Tensor | None) -> Tensor:
+        """x (B, L, N, D), frames (B, L_e, N, D), valid (B, L_e) where frames are padded -> (B, L, N, D)."""
+        if valid is None:
+            speaker = frames.mean(1, keepdim=True)  # (B, 1, N, D)
+        else:
+            weight = valid.to(frames.dtype)[:, :, None, None]
+            speaker = (frames * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
         return self.gamma_proj(speaker) * x + self.beta_proj(speaker)
 
 

@@ -49,7 +49,9 @@ def render(mixture: Mixture, waveforms: Waveforms) -> Rendered:
     active = active_samples(reference, mixture.sample_rate)
     reference_rms = rms(reference, active)
     for place, source in enumerate(mixture.talkers[1:], 1):
-        images[place] = images[place] * _gain_for(images[place], active, reference_rms, source.level_db, mixture.sample_rate)
+        images[place] = images[place] * _gain_for(
+            images[place], active, reference_rms, source.level_db, mixture.sample_rate
+        )
     noise = None
     if mixture.noise is not None and waveforms.noise is not None:
         noise = _repeat(waveforms.noise, total)

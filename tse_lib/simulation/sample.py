@@ -111,7 +111,9 @@ def sample(corpus: Corpus, conf: Simulation, sample_rate: int, seed: int, split:
     enrolls = []
     for place, index in enumerate(order):
         length = round(_uniform(draw("enroll_s", place), conf.enroll_s) * sample_rate)
-        crop = _crop(draw("enroll_crop", place), spare[int(index)], length, sample_rate, enroll_speed, conf.min_activity)
+        crop = _crop(
+            draw("enroll_crop", place), spare[int(index)], length, sample_rate, enroll_speed, conf.min_activity
+        )
         enrolls.append(dataclasses.replace(crop, offset=0, gender=corpus.genders.get(enrolled.spk_id, "")))
 
     return Mixture(
@@ -156,7 +158,12 @@ def _uniform(generator: np.random.Generator, limits: tuple[float, float]) -> flo
 
 
 def _crop(
-    generator: np.random.Generator, utt: Utterance, num_samples: int, sample_rate: int, speed: float, min_activity: float
+    generator: np.random.Generator,
+    utt: Utterance,
+    num_samples: int,
+    sample_rate: int,
+    speed: float,
+    min_activity: float,
 ) -> Source:
     """A stretch of `utt` that fills `num_samples` after resampling and speed, with enough speech in it.
 

@@ -19,15 +19,17 @@ class Objective:
     def __init__(self, terms: list[tuple[str, float, str, Loss]]):
         self.terms = terms  # (name, weight, "present" or "absent", loss)
 
-    def __call__(self, estimate: Tensor, batch: dict[str, Any], counts: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, estimate: Tensor, batch: dict[str, Any], counts: dict[str, int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """estimate (B, 1, C, T) float32 -> the loss to go back from, and each term's share of its mean."""
         present = batch["present"]
         rows = {"present": present, "absent": ~present}
         other = {"present": batch["target"][:, None], "absent": batch["mixture"][:, None]}
         total, shares = estimate.sum() * 0.0, {}
-        for name, weight, on, loss in self.terms:
-            if rows[on].any():
-                value = loss(estimate[rows[on]], other[on][rows[on]]).sum() / counts[on]
+        for name, weight, when, loss in self.terms:
+            if rows[when].any():
+                value = loss(estimate[rows[when]], other[when][rows[when]]).sum() / counts[when]
                 total = total + weight * value
                 shares[name] = value.detach()
             else:
@@ -36,8 +38,10 @@ class Objective:
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move the tensors, all but `lengths`: encoders read those on the CPU, where they cost no synchronisation."""
     return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key != "lengths" else value
+        for key, value in batch.items()
     }
 
 
@@ -72,4 +76,4 @@ def supervised_step(
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**logs, "grad_norm": norm.detach(), "skipped": torch.tensor(float(not finite))}
+    return {**logs, "grad_norm": norm.detach(), "skipped": torch.tensor(float(not finite), device=device)}

@@ -111,9 +111,11 @@ def new_state(conf: Config, device: torch.device) -> State:
 
 
 def build_objective(conf: Config) -> Objective:
-    if conf.simulation.target_absent == 0 and not conf.curriculum and any(term.on == "absent" for term in conf.loss):
-        raise ValueError("loss: a term is `on: absent`, but simulation.target_absent is 0")
-    return Objective([(term.name, term.weight, term.on, build_loss(term.name, term.on, term.params)) for term in conf.loss])
+    if conf.simulation.target_absent == 0 and not conf.curriculum and any(term.when == "absent" for term in conf.loss):
+        raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
+    return Objective(
+        [(term.name, term.weight, term.when, build_loss(term.name, term.when, term.params)) for term in conf.loss]
+    )
 
 
 def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
@@ -150,7 +152,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     distributed.barrier()
     network: nn.Module = Extraction(state.model)
     if distributed.world_size() > 1:
-        network = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+        network = DistributedDataParallel(network)
     autocast = autocast_for(device, conf.train.bf16)
     log = Log(exp, state.step) if distributed.is_main() else None
     started = time.monotonic() - state.seconds
@@ -159,7 +161,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
         total=conf.train.max_steps, initial=state.step, unit="step", desc="train", disable=not distributed.is_main(),
         mininterval=1.0, dynamic_ncols=True,
     )  # fmt: skip
-    skipped_in_a_row = 0
+    skipped_in_a_row, interval = 0, []
     while state.step < conf.train.max_steps:
         torch.manual_seed(seed_of(conf.seed, "step", state.step, distributed.rank()) % 2**63)
         present = data.num_present(state.step)
@@ -171,12 +173,15 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
         state.ema.update_parameters(state.model)
         state.scheduler.step()
         state.step += 1
+        interval.append(scalars)
         skipped_in_a_row = skipped_in_a_row + 1 if scalars["skipped"] else 0
         if skipped_in_a_row >= 20:
-            raise ValueError(f"{exp}: the gradient was not finite in 20 steps in a row, at step {state.step}; lower train.lr?")
+            raise ValueError(
+                f"{exp}: the gradient was not finite in 20 steps in a row, at step {state.step}; lower train.lr?"
+            )
         due = state.step == conf.train.max_steps
         if due or state.step % conf.train.log_every == 0:
-            numbers = mean_over_processes(scalars)
+            numbers, interval = mean_of(interval), []
             state.seconds = time.monotonic() - started
             if log:
                 log.train(state.step, {**numbers, "lr": lr, "seconds": round(state.seconds, 1)})
@@ -213,7 +218,9 @@ def deployable(state: State, conf: Config) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, dev: RenderedMixtures, device: torch.device, autocast: torch.autocast) -> dict[str, float]:
+def validate(
+    model: nn.Module, dev: RenderedMixtures, device: torch.device, autocast: torch.autocast
+) -> dict[str, float]:
     """Mean SI-SDR and SI-SDRi over present targets and mean attenuation over absent ones, one mixture at a time.
 
     The processes share the mixtures; all return the same numbers.
@@ -241,9 +248,7 @@ def draw_batches(data: DrawnMixtures, conf: Config, first_step: int) -> Iterator
     """Batches from `first_step` on. Each process takes every world_size-th item: together they draw what one would."""
     size, world = conf.train.batch_size, distributed.world_size()
     first = first_step * data.items_per_step
-    groups = [
-        list(range(begin + distributed.rank(), begin + size, world)) for begin in range(first, len(data), size)
-    ]
+    groups = [list(range(begin + distributed.rank(), begin + size, world)) for begin in range(first, len(data), size)]
     workers = conf.train.num_workers
     loader = DataLoader(
         data,
@@ -261,13 +266,12 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def mean_over_processes(scalars: dict[str, Tensor]) -> dict[str, float]:
-    """Each process holds its share of a mean: losses add up; norm and skipped are the same everywhere."""
-    names = sorted(scalars)
-    values = torch.stack([scalars[name].double().cpu() for name in names])
-    alike = torch.tensor([name in ("grad_norm", "skipped") for name in names])
-    values = distributed.total(values)
-    values = torch.where(alike, values / distributed.world_size(), values)
+def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The scalars' mean over steps. Of a loss each process holds a share, so shares add up; the rest is the same."""
+    names = sorted(steps[0])
+    values = torch.stack([torch.stack([scalars[name] for name in names]) for scalars in steps]).double().mean(0).cpu()
+    shared = torch.tensor([name not in ("grad_norm", "skipped") for name in names])
+    values = torch.where(shared, distributed.total(values.clone()), values)
     return {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
 
 
@@ -328,7 +332,7 @@ class Log:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """"auto", "cpu", "cuda" or "cuda:1"; under torchrun each process takes its own GPU."""
+    """ "auto", "cpu", "cuda" or "cuda:1"; under torchrun each process takes its own GPU."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -337,4 +341,3 @@ def pick_device(wanted: str) -> torch.device:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device
-

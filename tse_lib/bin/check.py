@@ -1,0 +1,106 @@
+"""tse check: build an experiment and take three steps, before a long run is started."""
+
+import argparse
+import resource
+import time
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tse_lib.bin.train import add_data_options, corpus_of
+from tse_lib.config import Config, load_config
+from tse_lib.data.dataset import DrawnMixtures, collate
+from tse_lib.rng import rng
+from tse_lib.training.steps import supervised_step
+from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state, pick_device
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="tse check",
+        description="Build a conf's model, take three training steps at its batch, and print parameters, memory and "
+        "time a step. Without --train the batches are noise of the right shape.",
+        epilog="example: tse check conf/tse.yaml --train train --noise noise_train",
+    )
+    parser.add_argument("conf")
+    add_data_options(parser)
+    parser.set_defaults(train=None)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--steps", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
+    args = parser.parse_args(argv)
+
+    conf = load_config(args.conf, args.set)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    report = check(
+        conf, pick_device(args.device), args.steps, DrawnMixtures(corpus_of(args), conf) if args.train else None
+    )
+    for name, value in report.items():
+        print(f"{name:<22} {value}")
+
+
+def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixtures | None) -> dict[str, Any]:
+    """Take steps as the trainer would, and say what they cost.
+
+    Raises:
+        ValueError: the conf cannot be built, or a loss is not finite.
+    """
+    state, objective = new_state(conf, device), build_objective(conf)
+    network, autocast = Extraction(state.model), autocast_for(device, conf.train.bf16)
+    size, count = conf.train.batch_size, conf.train.accumulate
+    seconds, losses, draw_s = [], [], 0.0
+    state.model.train()
+    for step in tqdm(range(num_steps), desc="check", unit="step", leave=False):
+        begin = time.perf_counter()
+        items = [
+            data[step * size * count + place] if data else noise_item(conf, step, place)
+            for place in range(size * count)
+        ]
+        draw_s += time.perf_counter() - begin
+        present = sum(item["present"] for item in items)
+        counts = {"present": present, "absent": len(items) - present}
+        group = [collate(items[first : first + size]) for first in range(0, len(items), size)]
+        begin = time.perf_counter()
+        scalars = supervised_step(network, state.optimizer, group, counts, objective, conf.train.clip_norm, autocast)
+        losses.append(float(scalars["loss"]))
+        if scalars["skipped"]:
+            raise ValueError(f"step {step + 1}: the gradient is not finite; lower train.lr, or check the data")
+        seconds.append(time.perf_counter() - begin)
+    step_s = min(seconds[1:] or seconds)  # the first one allocates
+    if device.type == "cuda":
+        memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on {torch.cuda.get_device_name(device)}"
+    else:
+        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of the process (CPU)"
+    hours = conf.train.max_steps * step_s / 3600
+    return {
+        "model": conf.model.name,
+        "parameters": f"{sum(p.numel() for p in state.model.parameters()):,}",
+        "batch": f"{size} x {count} of {conf.simulation.segment_s:g} s at {conf.sample_rate} Hz",
+        "precision": "bfloat16 autocast" if autocast._enabled else "float32",
+        "loss": " ".join(f"{loss:.3f}" for loss in losses),
+        "peak memory": memory,
+        "time a step": f"{step_s:.3f} s",
+        "time to draw a batch": f"{draw_s / num_steps:.3f} s on one core" if data else "not measured (give --train)",
+        "the whole training": f"{conf.train.max_steps} steps, about {hours:.1f} h on this machine, validation not counted",
+    }
+
+
+def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
+    """An item of the right shape for a conf without its data; every fifth one has no target."""
+    generator = rng(conf.seed, "check", step, place)
+    size = round(conf.simulation.segment_s * conf.sample_rate)
+    enroll_size = round(conf.simulation.enroll_s[1] * conf.sample_rate)
+    waves = torch.from_numpy(generator.standard_normal((2, size))).float() * 0.1
+    present = conf.simulation.target_absent == 0 or place % 5 != 4
+    enrolls = [torch.from_numpy(generator.standard_normal(enroll_size)).float() * 0.1]
+    target = waves[0] if present else torch.zeros(size)
+    return {
+        "mix_id": f"{step}-{place}",
+        "mixture": waves.sum(0),
+        "target": target,
+        "enrolls": enrolls,
+        "present": present,
+    }

@@ -1,0 +1,48 @@
+"""Write a packed model and prove that it is the model."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from tse_lib.inference.extractor import Extractor, load
+from tse_lib.inference.packed import write_packed
+
+
+def pack(extractor: Extractor, folder: str | Path, source: str, summary: Path | None, data_licence: str) -> int:
+    """Write the folder, read it back, compare every weight. Returns the size of the weights in bytes.
+
+    Raises:
+        ValueError: what was read back differs.
+    """
+    weights = extractor.model.state_dict()
+    write_packed(folder, weights, extractor.conf, readme(extractor, source, summary, data_licence))
+    again = load(folder).model.state_dict()
+    for name, value in weights.items():
+        if not torch.equal(again[name], value):
+            raise ValueError(f"{folder}: '{name}' differs after packing; the disk may be failing")
+    return sum(value.numel() * value.element_size() for value in weights.values())
+
+
+def readme(extractor: Extractor, source: str, summary: Path | None, data_licence: str) -> str:
+    conf = extractor.conf
+    count = sum(p.numel() for p in extractor.model.parameters())
+    lines = [
+        f"# {conf.model.name}, {conf.sample_rate} Hz",
+        "",
+        f"{count:,} parameters, packed from `{source}`.",
+        f"Licence of the training data: {data_licence}.",
+        "",
+        "```",
+        "tse extract mixture.wav --enroll talker.wav --model THIS_FOLDER -o talker_alone.wav",
+        "```",
+    ]
+    if summary:
+        figures = json.loads(summary.read_text(encoding="utf-8"))
+        lines += ["", f"Scored on {figures['n']} mixtures (conf {figures['conf']}, seed {figures['seed']}):", ""]
+        lines += ["| metric | mean | 95 % interval | n |", "|---|---|---|---|"]
+        for name, value in figures["metrics"].items():
+            if value["mean"] is not None:
+                low, high = value["ci95"]
+                lines.append(f"| {name} | {value['mean']:.2f} | {low:.2f} to {high:.2f} | {value['n']} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,100 @@
+"""Published sizes of the networks, by name, and what they cost."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tse_lib.models import build_model
+
+# inclusive STFT bins at 48 kHz, n_fft 2048 (23.4 Hz a bin): 10 bands to 1 kHz, 18 to 8 kHz, 25 to 24 kHz
+BANDS_48K = [
+    [0, 4], [3, 8], [7, 12], [11, 16], [15, 20], [19, 24], [23, 28], [27, 32], [31, 36], [35, 42],
+    [41, 60], [58, 76], [74, 92], [90, 108], [106, 124], [122, 140], [138, 156], [154, 172], [170, 188], [186, 204],
+    [202, 220], [218, 236], [234, 252], [250, 268], [266, 284], [282, 300], [298, 316], [314, 341],
+    [340, 370], [368, 397], [395, 424], [422, 451], [449, 478], [476, 505], [503, 532], [530, 559], [557, 586],
+    [584, 613], [611, 640], [638, 667], [665, 694], [692, 721], [719, 748], [746, 775], [773, 802], [800, 829],
+    [827, 856], [854, 883], [881, 910], [908, 937], [935, 964], [962, 991], [989, 1024],
+]  # fmt: skip
+
+
+HIFI_TSE_V2 = {
+    "n_fft": 2048,
+    "win_length": 960,
+    "hop_length": 480,
+    "bands": BANDS_48K,
+    "feature_dim": 128,
+    "lstm_hidden": 256,
+    "num_heads": 4,
+    "num_blocks": 6,
+    "reinject_at": [0, 1, 2, 3, 4, 5],
+    "film": True,
+}
+HIFI_TSE_V1 = {**HIFI_TSE_V2, "lstm_hidden": 192, "reinject_at": [0, 2, 4], "film": False}
+
+# preset -> what `describe` reports, and the options of the model
+PRESETS: dict[str, dict[str, Any]] = {
+    "hifi_tse_v1": {
+        "name": "hifi_tse",
+        "task": "extract",
+        "paper": "HiFi-TSE v1 (github.com/HailongDing/HiFi_TSE)",
+        "sample_rate": 48000,
+        "causal": False,
+        "params": HIFI_TSE_V1,
+    },
+    "hifi_tse_v2": {
+        "name": "hifi_tse",
+        "task": "extract",
+        "paper": "HiFi-TSE v2 (github.com/HailongDing/HiFi_TSE)",
+        "sample_rate": 48000,
+        "causal": False,
+        "params": HIFI_TSE_V2,
+    },
+}
+
+
+def describe(preset: str) -> dict[str, Any]:
+    """Name, preset, task, paper, parameters, multiply-accumulates per second of mixture (enrolment as long), rate."""
+    facts = PRESETS[preset]
+    model = build_model(facts["name"], facts["params"], facts["sample_rate"]).eval()
+    wave = torch.zeros(1, 1, facts["sample_rate"])
+    macs = count_macs(model, lambda: model(wave, model.encode(wave)))  # type: ignore[operator]
+    return {
+        "name": facts["name"],
+        "preset": preset,
+        "task": facts["task"],
+        "paper": facts["paper"],
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "gmac_per_s": round(macs / 1e9, 3),
+        "sample_rate": facts["sample_rate"],
+        "causal": facts["causal"],
+    }
+
+
+def count_macs(model: nn.Module, run: Any) -> int:
+    """Multiply-accumulates of the linear maps, recurrences and attentions while `run()` uses the model."""
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal total
+        if isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+        elif isinstance(module, nn.LSTM):
+            per_frame = sum(weight.numel() for name, weight in module.named_parameters() if name.startswith("weight"))
+            total += inputs[0].numel() // module.input_size * per_frame
+        elif isinstance(module, nn.MultiheadAttention):
+            batch, length, dim = inputs[0].shape
+            length_e = inputs[1].shape[1]
+            projections = 2 * length * dim * dim + 2 * length_e * dim * dim
+            total += batch * (projections + 2 * length * length_e * dim)
+
+    handles = [
+        module.register_forward_hook(add)
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.LSTM, nn.MultiheadAttention))
+    ]
+    with torch.no_grad():
+        run()
+    for handle in handles:
+        handle.remove()
+    return total
