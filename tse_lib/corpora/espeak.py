@@ -38,20 +38,30 @@ class Voice:
     words_per_minute: int = 175
 
 
-def speak(voice: Voice, texts: list[str]) -> list[bytes]:
-    """16-bit mono samples at 22 050 Hz for each text: the same bytes whenever voice and texts are the same.
+def installed() -> tuple[str, str]:
+    """Paths of the library and of its data.
 
     Raises:
-        ValueError: the wheel is not installed, or espeak-ng lacks the voice.
+        ValueError: the wheel is not installed.
     """
     try:
         loader = importlib.import_module("espeakng_loader")
     except ImportError:
         raise ValueError("the mini corpus needs the speech synthesiser espeak-ng: pip install -e .[mini]") from None
+    return loader.get_library_path(), loader.get_data_path()
+
+
+def speak(voice: Voice, texts: list[str]) -> list[bytes]:
+    """16-bit mono samples at 22 050 Hz for each text: the same bytes whenever voice and texts are the same.
+
+    Raises:
+        ValueError: espeak-ng is not installed, or cannot do it.
+    """
+    library, data = installed()
     variant = voice.name.partition("+")[2]  # the library itself goes on without a variant that it does not know
-    if variant and not (Path(loader.get_data_path()) / "voices" / "!v" / variant).is_file():
+    if variant and not (Path(data) / "voices" / "!v" / variant).is_file():
         raise ValueError(f"espeak-ng has no variant '{variant}' (voice '{voice.name}'); update espeakng-loader")
-    job = {"library": loader.get_library_path(), "data": loader.get_data_path(), "voice": asdict(voice), "texts": texts}
+    job = {"library": library, "data": data, "voice": asdict(voice), "texts": texts}
     result = subprocess.run([sys.executable, "-I", "-S", __file__], input=json.dumps(job).encode(), capture_output=True)
     if result.returncode:
         reason = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {result.returncode}"]

@@ -7,7 +7,8 @@ A metadata table may say more: `path` (relative to the root) and any of `speaker
 import csv
 import fnmatch
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,16 @@ SHOWN = 20  # faults listed by name before the rest is counted
 
 @dataclass(frozen=True)
 class Recording:
-    """A file, or the part `start` to `end` (samples; 0: to its end) that a cut list names."""
+    """A file, or the part `start` to `end` (samples; 0: to its end) that a cut list names.
+
+    Attributes:
+        name: the path below the root, without the extension.
+        speaker: as it is called in the corpus; empty for noise and room responses.
+        role: what a cut list calls this part.
+    """
 
     path: Path
-    name: str  # relative to the root, without the extension
+    name: str
     speaker: str
     split: str = ""
     gender: str = ""
@@ -39,21 +46,27 @@ class Recording:
     role: str = ""
 
     @property
+    def spk_id(self) -> str:
+        return make_id(self.speaker)
+
+    @property
     def utt_id(self) -> str:
+        """The speaker, then the folders and the name: `103-train-clean-100-103-1240-0000`."""
         parts = list(Path(self.name).parts)
-        if self.speaker and parts[0] != self.speaker:
-            parts.insert(0, self.speaker)
-        if self.role:
-            parts.append(self.role)
-        return make_id(*parts)
+        if self.speaker in parts:
+            parts.remove(self.speaker)
+        return make_id(*filter(None, [self.speaker, *parts, self.role]))
 
 
 class Checked(NamedTuple):
     """What opening a recording gave: its utterance, or why it cannot be used."""
 
-    utterance: Utterance | None
+    utt: Utterance | None
     fault: str
     num_channels: int
+
+
+Member = tuple[Recording, Utterance]
 
 
 def prepare(
@@ -65,7 +78,7 @@ def prepare(
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     ignore_split: bool = False,
-    where: Iterable[str] = (),
+    where: Sequence[str] = (),
     cuts: Path | None = None,
     min_s: float | None = None,
     skip_bad: bool = False,
@@ -97,103 +110,112 @@ def prepare(
         raise FileNotFoundError(f"--root {root}: no such folder")
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"--split {' '.join(f'{share:g}' for share in shares)}: three shares that add up to 1")
+    if cuts is not None and kind != "speech":
+        raise ValueError(f"--cuts {cuts}: cuts are utterances of speakers, --kind {kind} has none")
     if metadata is None and (root / "metadata.csv").is_file():
         metadata = root / "metadata.csv"
-    recordings = _from_metadata(root, metadata, kind, list(where)) if metadata else _from_folders(root, kind, list(where))
-    if cuts is not None:
-        recordings = _cut(recordings, _read_csv(cuts, ("path", "speaker", "start", "end")), root, cuts)
+    recordings = _from_metadata(root, metadata, kind, where) if metadata else _from_folders(root, kind, where)
     if not recordings:
         raise ValueError(f"{root}: no {', '.join(audio.EXTENSIONS)} files" + (" left by --where" if where else ""))
+    if cuts is not None:
+        recordings = _cut(recordings, cuts, root)
     _refuse_clashes(recordings)
 
     check = partial(_check, kind=kind, min_s=MIN_S[kind] if min_s is None else min_s)
     checked = parallel_map(check, recordings, nj, "reading")
     _report_faults([result.fault for result in checked if result.fault], skip_bad)
-    stereo = sum(result.num_channels > 1 for result in checked)
-    if stereo and kind != "rir":
-        print(f"warning: {stereo} files have several channels; they are averaged to one when they are read")
-    good = [
-        (recording, result.utterance)
-        for recording, result in zip(recordings, checked, strict=True)
-        if result.utterance is not None
-    ]
+    several = sum(result.num_channels > 1 for result in checked)
+    if several:
+        print(f"warning: {several} files have several channels; they are averaged to one when they are read")
+    good = [(recording, result.utt) for recording, result in zip(recordings, checked, strict=True) if result.utt]
+    if not good:
+        raise ValueError(f"{root}: no file is left, all {len(checked)} are faulty")
     if kind == "speech":
-        good = _with_two_utterances(good)
-        if not good:
-            raise ValueError(f"{root}: no speaker has two utterances; target and enrolment need one each")
-    has_split = not ignore_split and any(recording.split for recording, _ in good)
-    split_of = _split_column(good, str(metadata)) if has_split else _draw_split(good, kind, shares, seed)
+        good = _with_two_utterances(good, root)
+    drawn = ignore_split or not any(recording.split for recording, _ in good)
+    split_of = _draw_split(good, kind, shares, seed) if drawn else _split_column(good, metadata or cuts)
 
-    folders = []
+    genders = {recording.spk_id: recording.gender for recording, _ in good if recording.gender}
+    sets = {name: [utt for _, utt in good if split_of[_owner(utt)] == name] for name in SETS}
     for name in SETS:
-        utterances = [utt for recording, utt in good if split_of[recording.speaker or utt.utt_id] == name]
-        if utterances:
-            genders = {utt.spk_id: recording.gender for recording, utt in good if utt.spk_id and recording.gender}
-            write_data_dir(out / f"{prefix}{name}", utterances, genders)
-            folders.append(out / f"{prefix}{name}")
+        if sets[name]:
+            (out / f"{prefix}{name}" / "wav.scp").unlink(missing_ok=True)  # old and new sets are never there together
+        elif (out / f"{prefix}{name}" / "wav.scp").exists():
+            print(f"warning: {out / f'{prefix}{name}'} is left as an earlier run made it; nothing is in this set now")
+    folders = [out / f"{prefix}{name}" for name in SETS if sets[name]]
+    for folder in folders:
+        write_data_dir(folder, sets[folder.name.removeprefix(prefix)], genders)
     return folders
+
+
+def listed_path(path: Path) -> str:
+    """How a table names a file: relative to the current folder if it lies below (a project can move), else absolute."""
+    absolute, here = Path(os.path.abspath(path)), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 # ------------------------------------------------------------------------------------------------------ what is there
 
 
-def _from_folders(root: Path, kind: str, where: list[str]) -> list[Recording]:
+def _from_folders(root: Path, kind: str, where: Sequence[str]) -> list[Recording]:
     if where:
-        raise ValueError(f"--where {where[0]}: filters the columns of a metadata table, and {root}/metadata.csv is missing")
+        raise ValueError(f"--where {where[0]}: filters by a metadata table, and there is no {root}/metadata.csv")
     recordings = []
     for path in _audio_files(root):
         parts = path.relative_to(root).parts
         if kind == "speech" and len(parts) < 2:
             raise ValueError(f"{path}: lies in no speaker's folder; <root>/<speaker>/… is expected (or a metadata.csv)")
-        speaker = "_".join(parts[0].split()) if kind == "speech" else ""
-        recordings.append(Recording(path, _name(path, root), speaker))
+        recordings.append(Recording(path, _name(path, root), parts[0] if kind == "speech" else ""))
     return recordings
 
 
 def _audio_files(root: Path) -> list[Path]:
     """All audio files below `root`, sorted; links that lead out of it are not followed."""
     inside = root.resolve()
-    found = []
-    seen = set()
+    found: list[Path] = []
+    seen: set[Path] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
         if real in seen or not real.is_relative_to(inside):
             folders.clear()
             continue
         seen.add(real)
-        for name in names:
-            path = Path(folder) / name
-            if path.suffix.lower() in audio.EXTENSIONS and not name.startswith("."):
-                if path.resolve().is_relative_to(inside):
-                    found.append(path)
+        folders.sort()
+        paths = [Path(folder) / name for name in names if not name.startswith(".")]
+        found += [
+            path for path in paths if path.suffix.lower() in audio.EXTENSIONS and path.resolve().is_relative_to(inside)
+        ]
     return sorted(found, key=lambda path: os.fsencode(path))
 
 
-def _from_metadata(root: Path, metadata: Path, kind: str, where: list[str]) -> list[Recording]:
+def _from_metadata(root: Path, metadata: Path, kind: str, where: Sequence[str]) -> list[Recording]:
     rows = _read_csv(metadata, ("path", "speaker") if kind == "speech" else ("path",))
+    columns = list(rows[0])
     for condition in where:
         column, equals, pattern = condition.partition("=")
-        if not equals or column not in rows[0]:
-            raise ValueError(f"--where {condition}: '<column>=<pattern>' expected; columns: {', '.join(rows[0])}")
+        if not equals or column not in columns:
+            raise ValueError(f"--where {condition}: '<column>=<pattern>' expected; {metadata} has {', '.join(columns)}")
         rows = [row for row in rows if fnmatch.fnmatchcase(row[column], pattern)]
     recordings = []
     for row in rows:
         path = _inside(root, row["path"], metadata)
-        speaker = "_".join(row["speaker"].split()) if kind == "speech" else ""
-        gender = row.get("gender", "").strip().lower()[:1]
+        speaker = row["speaker"].strip() if kind == "speech" else ""
         if kind == "speech" and not speaker:
             raise ValueError(f"{metadata}: '{row['path']}' has no speaker")
-        recordings.append(
-            Recording(path, _name(path, root), speaker, row.get("split", "").strip(), gender if gender in "fm" else "")
-        )
+        gender = row.get("gender", "").strip().lower()[:1]
+        split = row.get("split", "").strip()
+        recordings.append(Recording(path, _name(path, root), speaker, split, gender if gender in ("f", "m") else ""))
     return sorted(recordings, key=lambda recording: os.fsencode(recording.path))
 
 
 def _read_csv(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     if not rows:
         raise ValueError(f"{path}: no rows in it")
     missing = [column for column in needed if column not in rows[0]]
@@ -216,27 +238,28 @@ def _name(path: Path, root: Path) -> str:
 # -------------------------------------------------------------------------------------------------------------- cuts
 
 
-def _cut(recordings: list[Recording], rows: list[dict[str, str]], root: Path, cuts: Path) -> list[Recording]:
-    """Speakers with one recording are replaced by its cuts, or dropped where there are none."""
-    by_path: dict[Path, list[dict[str, str]]] = {}
-    for row in rows:
-        by_path.setdefault(_inside(root, row["path"], cuts), []).append(row)
-    count: dict[str, int] = {}
-    for recording in recordings:
-        count[recording.speaker] = count.get(recording.speaker, 0) + 1
+def _cut(recordings: list[Recording], cuts: Path, root: Path) -> list[Recording]:
+    """A speaker's only recording is replaced by its cuts; speakers with several recordings stay as they are."""
+    rows: dict[Path, list[dict[str, str]]] = {}
+    for row in _read_csv(cuts, ("path", "start", "end")):
+        rows.setdefault(_inside(root, row["path"], cuts), []).append(row)
+    if not any(recording.path in rows for recording in recordings):
+        raise ValueError(f"{cuts}: none of its paths is among the recordings; they are relative to {root}")
+    count = Counter(recording.speaker for recording in recordings)
     result = []
     for recording in recordings:
-        if count[recording.speaker] > 1:
+        if count[recording.speaker] > 1 or recording.path not in rows:
             result.append(recording)
             continue
-        for number, row in enumerate(by_path.get(recording.path, ())):
-            try:
-                start, end = int(row["start"]), int(row["end"])
-            except ValueError:
-                start, end = 0, -1
-            if not 0 <= start < end:
-                raise ValueError(f"{cuts}: '{row['path']}': start {row['start']}, end {row['end']}: not a stretch of samples")
-            result.append(replace(recording, start=start, end=end, role=row.get("role") or f"part{number + 1}"))
+        for number, row in enumerate(rows[recording.path], 1):
+            if row.get("speaker", recording.speaker) != recording.speaker:
+                raise ValueError(f"{cuts}: '{row['path']}': speaker {row['speaker']}, elsewhere {recording.speaker}")
+            start, end = row["start"], row["end"]
+            if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
+                raise ValueError(f"{cuts}: '{row['path']}': from sample {start!r} to {end!r} is no stretch")
+            split = recording.split or row.get("split", "")
+            role = row.get("role") or f"part{number}"
+            result.append(replace(recording, split=split, start=int(start), end=int(end), role=role))
     return result
 
 
@@ -244,19 +267,28 @@ def _cut(recordings: list[Recording], rows: list[dict[str, str]], root: Path, cu
 
 
 def _refuse_clashes(recordings: list[Recording]) -> None:
-    seen: dict[str, Path] = {}
+    """Two files, or two speakers, must not get the same id."""
+    files: dict[str, Recording] = {}
+    speakers: dict[str, Recording] = {}
     for recording in recordings:
-        if recording.utt_id in seen:
+        other = files.setdefault(recording.utt_id, recording)
+        if other is not recording:
+            raise ValueError(f"'{other.path}' and '{recording.path}' would both be {recording.utt_id}; rename one")
+        other = speakers.setdefault(recording.spk_id, recording)
+        if other.speaker != recording.speaker:
             raise ValueError(
-                f"{recording.path} and {seen[recording.utt_id]} would both be utterance '{recording.utt_id}'; rename one"
+                f"the speakers '{other.speaker}' and '{recording.speaker}' would both be {recording.spk_id} "
+                f"('{other.path}', '{recording.path}'); rename one"
             )
-        seen[recording.utt_id] = recording.path
 
 
 def _check(recording: Recording, kind: str, min_s: float) -> Checked:
     """Read one recording in full."""
     path = recording.path
     try:
+        listed = listed_path(path)
+        if {"\n", "\r"} & set(listed) or listed.endswith("|") or listed != listed.encode(errors="replace").decode():
+            raise ValueError(f"{ascii(str(path))}: a table cannot hold this name; rename the file")
         header = audio.info(path)
         length = (recording.end or header.num_samples) - recording.start
         wave, rate = audio.read(path, start=recording.start, num_samples=length, mono=False)
@@ -266,10 +298,8 @@ def _check(recording: Recording, kind: str, min_s: float) -> Checked:
     except (ValueError, OSError) as error:
         return Checked(None, str(error), 1)
     activity = audio.activity(np.mean(wave, axis=0), rate) if kind == "speech" else ""
-    absolute, here = Path(os.path.abspath(path)), Path.cwd()
-    shown = absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
-    utterance = Utterance(recording.utt_id, str(shown), rate, length, recording.start, recording.speaker, activity)
-    return Checked(utterance, "", header.num_channels)
+    utt = Utterance(recording.utt_id, listed, rate, length, recording.start, recording.spk_id, activity)
+    return Checked(utt, "", header.num_channels)
 
 
 def _report_faults(faults: list[str], skip_bad: bool) -> None:
@@ -282,42 +312,49 @@ def _report_faults(faults: list[str], skip_bad: bool) -> None:
     print(f"left out, {len(faults)} files that cannot be used:\n  {text}")
 
 
-def _with_two_utterances(good: list[tuple[Recording, Utterance]]) -> list[tuple[Recording, Utterance]]:
-    count: dict[str, int] = {}
-    for _, utt in good:
-        count[utt.spk_id] = count.get(utt.spk_id, 0) + 1
-    lonely = [speaker for speaker, number in count.items() if number < 2]
+def _with_two_utterances(good: list[Member], root: Path) -> list[Member]:
+    """Without the speakers that have one utterance; prints how many."""
+    count = Counter(utt.spk_id for _, utt in good)
+    lonely = sum(number < 2 for number in count.values())
+    if lonely == len(count):
+        raise ValueError(f"{root}: none of {lonely} speakers has two utterances; target and enrolment need one each")
     if lonely:
-        print(f"left out, {len(lonely)} speakers with one utterance: target and enrolment must differ")
+        print(f"left out, {lonely} speakers with one utterance: target and enrolment must differ")
     return [(recording, utt) for recording, utt in good if count[utt.spk_id] > 1]
 
 
 # ------------------------------------------------------------------------------------------------------------- split
 
 
-def _split_column(good: list[tuple[Recording, Utterance]], table: str) -> dict[str, str]:
+def _owner(utt: Utterance) -> str:
+    """What is in one set only: a speaker, or a file where there are no speakers."""
+    return utt.spk_id or utt.utt_id
+
+
+def _split_column(good: list[Member], table: Path | None) -> dict[str, str]:
     split_of: dict[str, str] = {}
     for recording, utt in good:
-        key = recording.speaker or utt.utt_id
         if recording.split not in SETS:
-            raise ValueError(f"{table}: '{utt.path}': split '{recording.split}' is none of {', '.join(SETS)}; --ignore_split")
-        if split_of.setdefault(key, recording.split) != recording.split:
-            raise ValueError(f"{table}: speaker '{key}' is in {split_of[key]} and in {recording.split}; --ignore_split")
+            raise ValueError(
+                f"{table}: '{utt.path}': split '{recording.split}' is none of {', '.join(SETS)}; "
+                "--ignore_split draws the split"
+            )
+        if split_of.setdefault(_owner(utt), recording.split) != recording.split:
+            raise ValueError(
+                f"{table}: speaker '{utt.spk_id}' is in {split_of[utt.spk_id]} and in {recording.split}; "
+                "--ignore_split draws a split by speakers"
+            )
     return split_of
 
 
-def _draw_split(
-    good: list[tuple[Recording, Utterance]], kind: str, shares: tuple[float, float, float], seed: int
-) -> dict[str, str]:
+def _draw_split(good: list[Member], kind: str, shares: tuple[float, float, float], seed: int) -> dict[str, str]:
     """Each speaker (or file) to one set, by a hash of its name; every set with a share gets at least one."""
-    names = {recording.speaker or utt.utt_id for recording, utt in good}
-    order = sorted(names, key=lambda name: (seed_of(seed, "split", name), name))
+    owners = sorted({_owner(utt) for _, utt in good}, key=lambda owner: seed_of(seed, "split", owner))
     wanted = [index for index, share in enumerate(shares) if share > 0]
-    if len(order) < len(wanted):
+    if len(owners) < len(wanted):
         what = "speakers with two utterances" if kind == "speech" else "files"
-        raise ValueError(f"{len(order)} {what}, too few for {len(wanted)} disjoint sets; --split 1 0 0 makes only train")
-    counts = [max(1, round(share * len(order))) if share > 0 else 0 for share in shares]
-    largest = max(wanted, key=lambda index: counts[index])
-    counts[largest] += len(order) - sum(counts)
-    sets = [name for name, count in zip(SETS, counts, strict=True) for _ in range(count)]
-    return dict(zip(order, sets, strict=True))
+        raise ValueError(f"{len(owners)} {what}, too few for {len(wanted)} disjoint sets; --split 1 0 0 makes one set")
+    counts = [max(1, round(share * len(owners))) if share > 0 else 0 for share in shares]
+    counts[counts.index(max(counts))] += len(owners) - sum(counts)
+    names = [name for name, count in zip(SETS, counts, strict=True) for _ in range(count)]
+    return dict(zip(owners, names, strict=True))

@@ -9,7 +9,9 @@ length of the vocal tract (the waveform is resampled, which moves all formants t
 two of the sets train, dev and test.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +20,16 @@ import numpy as np
 
 from tse_lib import audio
 from tse_lib.corpora import espeak, sentences
+from tse_lib.corpora.folder import listed_path
 from tse_lib.corpora.noises import NOISES
 from tse_lib.corpora.parallel import parallel_map
 from tse_lib.manifest import Utterance, write_data_dir
 from tse_lib.rng import rng
 
 SETS = ("train", "dev", "test")
-NUM_TALKERS = {"train": 120, "dev": 12, "test": 16}
-NUM_CLIPS = {"train": 8, "dev": 2, "test": 2}  # noise clips of every kind
+NUM_TALKERS = (120, 12, 16)
+NUM_UTTS = 12
+NUM_CLIPS = (8, 2, 2)  # of every kind of noise
 CLIP_S = 10.0
 LEVEL_DBFS = -25.0
 ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
@@ -33,8 +37,10 @@ ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-
 VARIANTS = {
     "train": {
         "f": "f1 f2 f3 f4 f5 Alicia Annie anika aunty".split(),
-        "m": """m1 m2 m3 m5 m6 m8 Alex Diogo Mario Reed adam benjamin boris gustave john kaukovalta marcelo max pablo paul
-            pedro quincy rob sandro travis""".split(),
+        "m": """
+            m1 m2 m3 m5 m6 m8 Alex Diogo Mario Reed adam benjamin boris gustave john kaukovalta marcelo max pablo
+            paul pedro quincy rob sandro travis
+        """.split(),
     },
     "dev": {"f": "grandma steph".split(), "m": "m4 Denis edward Gene".split()},
     "test": {"f": "Andrea belinda linda".split(), "m": "m7 antonio david norbert victor".split()},
@@ -53,6 +59,7 @@ class Talker:
     """
 
     spk_id: str
+    split: str
     gender: str
     voice: espeak.Voice
     tract: float
@@ -74,7 +81,9 @@ def plan(split: str, seed: int, num_talkers: int, num_utts: int, used: set[str])
         def draw(knob: str, low: float, high: float, spk_id: str = spk_id) -> float:
             return float(rng(seed, "mini", spk_id, knob).uniform(low, high))
 
-        def part(knob: str, low: float, high: float, variant: str = variant, turn: int = turn, turns: int = turns) -> float:
+        def part(
+            knob: str, low: float, high: float, variant: str = variant, turn: int = turn, turns: int = turns
+        ) -> float:
             order = rng(seed, "mini", split, variant, knob).permutation(turns)
             return low + (high - low) * float(order[turn] + draw(knob, 0.35, 0.65)) / turns
 
@@ -93,7 +102,7 @@ def plan(split: str, seed: int, num_talkers: int, num_utts: int, used: set[str])
             sentences.sentence(rng(seed, "mini", spk_id, "text", index), words_per_minute, used)
             for index in range(num_utts)
         ]
-        talkers.append(Talker(spk_id, gender, voice, tract, tuple(texts)))
+        talkers.append(Talker(spk_id, split, gender, voice, tract, tuple(texts)))
     return talkers
 
 
@@ -109,7 +118,7 @@ def synthesise(talker: Talker, folder: Path, sample_rate: int) -> list[Utterance
         utterances.append(
             Utterance(
                 utt_id,
-                str(path),
+                listed_path(path),
                 sample_rate,
                 len(wave),
                 spk_id=talker.spk_id,
@@ -119,74 +128,91 @@ def synthesise(talker: Talker, folder: Path, sample_rate: int) -> list[Utterance
     return utterances
 
 
-def make_noise(job: tuple[str, str, tuple[str, ...]], folder: Path, sample_rate: int, seed: int) -> Utterance:
-    """One clip; job: (kind, id, paths of the speech that babble may be made of)."""
-    kind, clip_id, speech = job
-    path = folder / kind / f"{clip_id}.flac"
-    clip = NOISES[kind](rng(seed, "mini", clip_id), sample_rate, round(CLIP_S * sample_rate), speech)
-    return Utterance(clip_id, str(path), sample_rate, len(_write(path, clip, sample_rate)))
+@dataclass(frozen=True)
+class Clip:
+    """A noise clip to make; `speech`: paths of what babble may be made of."""
+
+    clip_id: str
+    kind: str
+    split: str
+    speech: tuple[str, ...]
+
+
+def make_noise(clip: Clip, folder: Path, sample_rate: int, seed: int) -> Utterance:
+    """Compute a clip into `folder/<kind>/<clip>.flac`."""
+    path = folder / clip.kind / f"{clip.clip_id}.flac"
+    wave = NOISES[clip.kind](rng(seed, "mini", clip.clip_id), sample_rate, round(CLIP_S * sample_rate), clip.speech)
+    return Utterance(clip.clip_id, listed_path(path), sample_rate, len(_write(path, wave, sample_rate)))
 
 
 def prepare(
     out: Path,
     sample_rate: int = 8000,
     seed: int = 0,
+    num_talkers: Sequence[int] = NUM_TALKERS,
+    num_utts: int = NUM_UTTS,
+    num_clips: Sequence[int] = NUM_CLIPS,
     nj: int = 2,
-    num_talkers: dict[str, int] | None = None,
-    num_utts: int = 12,
-    num_clips: dict[str, int] | None = None,
 ) -> list[Path]:
     """Make the corpus under `out/corpus` and its sets `out/{train,dev,test,noise_train,noise_dev,noise_test}`.
+
+    Args:
+        num_talkers: in train, dev and test.
+        num_utts: sentences of each talker.
+        num_clips: clips of each kind of noise in train, dev and test.
 
     Returns:
         The folders of the sets.
 
     Raises:
-        ValueError: espeak-ng is missing, or a sample rate it cannot serve.
+        ValueError: espeak-ng is missing, or a number that makes no corpus.
     """
     if not 8000 <= sample_rate <= 48000:
         raise ValueError(f"--sample_rate {sample_rate}: 8000 to 48000 Hz")
     if num_utts < 2:
-        raise ValueError(f"--num_utts {num_utts}: at least 2, a talker's enrolment is another utterance than the target")
-    num_talkers, num_clips = num_talkers or NUM_TALKERS, num_clips or NUM_CLIPS
+        raise ValueError(f"--num_utts {num_utts}: at least 2, target and enrolment are different utterances")
+    if min(num_talkers) < 3:
+        raise ValueError(f"--num_talkers {min(num_talkers)}: at least 3 in each set")
+    if min(num_clips) < 1:
+        raise ValueError(f"--num_clips {min(num_clips)}: at least 1 in each set")
+    espeak.installed()
     used: set[str] = set()
-    talkers = {split: plan(split, seed, num_talkers[split], num_utts, used) for split in SETS}
-    folders = {name: out / name for split in SETS for name in (split, f"noise_{split}")}
-    for folder in folders.values():
+    talkers = [
+        talker
+        for split, count in zip(SETS, num_talkers, strict=True)
+        for talker in plan(split, seed, count, num_utts, used)
+    ]
+    folders = [out / f"{kind}{split}" for split in SETS for kind in ("", "noise_")]
+    for folder in folders:
         (folder / "wav.scp").unlink(missing_ok=True)  # from here on until it is written again, the set is not there
     corpus = out / "corpus"
     for leftover in corpus.glob("**/.partial-*"):  # of a process that was killed
         leftover.unlink()
 
-    everybody = [talker for split in SETS for talker in talkers[split]]
     speak = partial(synthesise, folder=corpus, sample_rate=sample_rate)
-    spoken = dict(zip([t.spk_id for t in everybody], parallel_map(speak, everybody, nj, "talkers"), strict=True))
+    spoken = parallel_map(speak, talkers, nj, "talkers")
 
     # babble is made of train talkers only, and no talker is heard in the babble of two sets
-    crowds = {
-        split: tuple(utt.path for talker in talkers["train"][index::3] for utt in spoken[talker.spk_id])
+    train = [utterances for talker, utterances in zip(talkers, spoken, strict=True) if talker.split == "train"]
+    clips = [
+        Clip(
+            f"{kind}-{split}{number + 1:02d}", kind, split, tuple(utt.path for utts in train[index::3] for utt in utts)
+        )
         for index, split in enumerate(SETS)
-    }
-    jobs = [
-        (kind, f"{kind}-{split}{number + 1:02d}", crowds[split])
-        for split in SETS
         for kind in NOISES
-        for number in range(num_clips[split])
+        for number in range(num_clips[index])
     ]
-    clips = parallel_map(
-        partial(make_noise, folder=corpus / "noise", sample_rate=sample_rate, seed=seed), jobs, nj, "noises"
-    )
+    make = partial(make_noise, folder=corpus / "noise", sample_rate=sample_rate, seed=seed)
+    noises = parallel_map(make, clips, nj, "noises")
+
+    genders = {talker.spk_id: talker.gender for talker in talkers}
     for split in SETS:
+        of_set = [utts for talker, utts in zip(talkers, spoken, strict=True) if talker.split == split]
+        write_data_dir(out / split, itertools.chain.from_iterable(of_set), genders)
         write_data_dir(
-            folders[split],
-            [utt for talker in talkers[split] for utt in spoken[talker.spk_id]],
-            {talker.spk_id: talker.gender for talker in talkers[split]},
+            out / f"noise_{split}", [noise for clip, noise in zip(clips, noises, strict=True) if clip.split == split]
         )
-        write_data_dir(
-            folders[f"noise_{split}"],
-            [clip for clip, job in zip(clips, jobs, strict=True) if job[1].rpartition("-")[2].startswith(split)],
-        )
-    return list(folders.values())
+    return folders
 
 
 def _write(path: Path, wave: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """One function over many items in several processes: results in the order of the items, whatever `nj` is."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -23,6 +25,19 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], nj: 
     if nj <= 1:
         return [function(item) for item in tqdm(items, desc=label, disable=None)]
     # "spawn": a fork would copy whatever threads and locks this process holds
-    with ProcessPoolExecutor(nj, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(nj, mp_context=spawn, initializer=_end_with_parent) as pool:
         chunk = max(1, min(32, len(items) // (8 * nj)))
         return list(tqdm(pool.map(function, items, chunksize=chunk), total=len(items), desc=label, disable=None))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
