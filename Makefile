@@ -15,7 +15,7 @@ check: setup
 	$(PYTHON) ruff check .
 	$(PYTHON) ruff format --check .
 	$(PYTHON) mypy
-	if command -v shellcheck >/dev/null; then git ls-files '*.sh' .ci/run | xargs shellcheck; \
+	if command -v shellcheck >/dev/null; then find . .ci/run -path ./tools/venv -prune -o '(' -name '*.sh' -o -path .ci/run ')' -print0 | xargs -0 shellcheck; \
 	elif [ -n "$${CI:-}" ]; then echo "shellcheck is missing" >&2; exit 1; \
 	else echo "shellcheck is not installed: shell scripts are not checked"; fi
 

@@ -18,7 +18,7 @@ cd "$(dirname "$0")"
 
 
 class RecipeFolder:
-    """egs/demo/t1 below `top`, beside the files of the repository that recipes need; the toolkit itself is not needed."""
+    """egs/demo/t1 below `top`, beside those files of the repository that recipes need; the toolkit is not needed."""
 
     def __init__(self, top: Path, options: str | None = None, stages: str = "") -> None:
         self.top, self.folder = top, top / "egs" / "demo" / "t1"

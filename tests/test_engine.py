@@ -20,7 +20,8 @@ pause=0              # seconds a command takes; goes through the environment, so
 # Every command notes that it ran in the file `ran`, and writes its output under a temporary name first.
 STAGES = r"""export pause
 exp=exp/$(basename "$conf" .yaml)
-make='set -e; echo "$1" >>ran; mkdir -p "$(dirname "$2")"; cat "${@:3}" >"$2.partial"; sleep "$pause"; mv "$2.partial" "$2"'
+make='set -e; echo "$1" >>ran; mkdir -p "$(dirname "$2")"
+cat "${@:3}" >"$2.partial"; sleep "$pause"; mv "$2.partial" "$2"'
 stage 1 prepare       --in corpus --out data/wav.scp -- bash -c "$make" - prepare data/wav.scp corpus/a corpus/b
 stage 2 simulate_dev  --in conf/sets.yaml data/wav.scp --out data/dev --nj "$nj" --
   bash -c "$make" - simulate_dev.JOB data/dev/JOB data/wav.scp conf/sets.yaml
@@ -214,6 +215,20 @@ def test_dry_run_without_the_corpus(recipe):
     recipe.path("corpus").rmdir()
     result = recipe.run("--dry_run")
     assert result.returncode == 0 and "prepare: would stop: missing input: corpus" in result.stderr
+
+
+def test_in_a_folder_with_an_awkward_name(tmp_path):
+    recipe = small(tmp_path / "it's $HOME (ü)", "stage 1 one --out out --nj 2 -- bash -c 'pwd; echo >out'\n")
+    assert recipe.run(*NJ).returncode == 0
+    assert str(recipe.folder) in recipe.path("exp/log/one.2.log").read_text()
+
+
+def test_tse_cmd_replaces_the_launcher(tmp_path):
+    recipe = small(tmp_path, "stage 1 one -- echo hi\n")
+    assert recipe.run(TSE_CMD="utils/run.py --num-threads 3").returncode == 0
+    assert "threads=3" in recipe.path("exp/log/one.log").read_text()
+    result = small(tmp_path / "b", "stage 1 one -- echo hi\n").run(TSE_BACKEND="moon")
+    assert result.returncode == 2 and "invalid choice: 'moon'" in result.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------- failing

@@ -16,8 +16,8 @@ from tests.test_launcher import wait_for
 
 ROOT = Path(__file__).parent.parent
 
-# Says it is Python 3.11; `-m venv DIR` makes DIR/bin/python, a copy of itself; `-m pip` only notes how it was called and
-# what the constraints were. Anything else is given to the true Python, which has what the stub has "installed".
+# Says it is Python 3.11; `-m venv DIR` makes DIR/bin/python, a copy of itself; `-m pip` notes how it was called and
+# what the constraints were, and has then installed torch. Files beside it say what is there: has-torch, whole.
 STUB = """#!/usr/bin/env bash
 case "$1 ${2-}" in
   "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "venv" >>"$STUB_LOG" ;;
@@ -200,6 +200,29 @@ def test_an_unknown_extra():
         check=False,
     )
     assert result.returncode == 2 and "no extra 'trian'" in result.stderr
+
+
+def test_path_sh_finds_the_environment(checkout, tmp_path):
+    shutil.copy(ROOT / "path.sh", checkout.top)
+
+    def found(**environment: str) -> str:
+        script = f'set -euo pipefail; . "{checkout.top}/path.sh"; echo "$TSE_PYTHON"; type -P tse || true'
+        command = ["bash", "-c", script]
+        environment = {**checkout.environment, **environment}
+        return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert found().splitlines()[0] == shutil.which("python3", path=checkout.environment["PATH"])
+    for name in ("checkout/tools/venv", "active"):
+        for program in ("python", "tse"):
+            checkout.program(tmp_path / name / "bin" / program, STUB)
+    own, active = checkout.top / "tools" / "venv", tmp_path / "active"
+    assert found() == f"{own}/bin/python\n{own}/bin/tse\n"
+    assert (
+        found(VIRTUAL_ENV=str(active)) == found(CONDA_PREFIX=str(active)) == f"{active}/bin/python\n{active}/bin/tse\n"
+    )
+    assert found(TSE_PYTHON=f"{active}/bin/python", VIRTUAL_ENV=str(own)).startswith(str(active))
+    (active / "bin" / "tse").unlink()  # active, but not meant for this
+    assert found(VIRTUAL_ENV=str(active)) == f"{own}/bin/python\n{own}/bin/tse\n"
 
 
 def test_no_registry_is_named():

@@ -102,6 +102,16 @@ def test_gpus_are_shared_out(tmp_path):
     assert body(tmp_path / "x.log") == ["0"]
 
 
+def test_gpus_are_found_by_the_driver(tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: H200 (UUID: a)'\necho 'GPU 1: H200 (UUID: b)'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    command = [sys.executable, RUN, "--gpu", "auto", "JOB=1:4", "x.JOB.log", "bash", "-c", "echo $CUDA_VISIBLE_DEVICES"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert {body(tmp_path / f"x.{i}.log")[0] for i in range(1, 5)} == {"0", "1"}
+
+
 def test_status_file(tmp_path):
     assert launch("--key", "k", "JOB=1:1", "log/x.JOB.log", "bash", "-c", "exit 4", cwd=tmp_path).returncode == 4
     status = json.loads((tmp_path / "log/.status/x.1.json").read_text())

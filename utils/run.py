@@ -170,21 +170,22 @@ def replace_words(text: str, words: dict[str, str]) -> str:
 def run_all(pending: list[Task], count: int, options: argparse.Namespace) -> None:
     """Keep as many tasks running as the backend has room for; on a signal, cancel them and wait for their end."""
     backend = BACKENDS[options.backend]
-    room = backend.slots(options)
-    slots = options.nj_max or room
-    waiting, running, failed = list(pending), [], 0
+    slots = backend.slots(options)  # asked in any case: it checks that there are enough GPUs
+    most = options.nj_max or slots
+    waiting, failed = list(pending), 0
+    running: list[tuple[Task, Any]] = []
     progress = Progress(enabled=count > 1)
     for task in pending:
         Path(task["status"]).parent.mkdir(parents=True, exist_ok=True)
         Path(task["status"]).unlink(missing_ok=True)
     try:
         while waiting or running:
-            if waiting and (free := slots - len(running)) > 0:
+            if waiting and (free := most - len(running)) > 0:
                 running += backend.submit(waiting[:free], options)
                 waiting = waiting[free:]
-            still = [(task, handle) for task, handle in running if not backend.poll(handle)]
-            failed += sum(not succeeded(task) for task, handle in running if (task, handle) not in still)
-            running = still
+            ended = [task for task, handle in running if backend.poll(handle)]
+            running = [(task, handle) for task, handle in running if task not in ended]
+            failed += sum(not succeeded(task) for task in ended)
             done = count - len(waiting) - len(running) - failed
             progress.show(f"{done}/{count} done, {len(running)} running, {failed} failed")
             time.sleep(POLL_S if running else 0)
@@ -243,7 +244,7 @@ def report(tasks: list[Task], options: argparse.Namespace) -> int:
 
 def describe(status: dict[str, Any]) -> str:
     if not status:
-        return "lost (its wrapper was killed)"
+        return "lost (no status was written)"
     number = status["signal"] or max(0, status["exit_code"] - 128)
     cause = " (killed: out of memory?)" if number == signal.SIGKILL else ""
     return (f"signal {number}" if status["signal"] else f"exit {status['exit_code']}") + cause
@@ -348,7 +349,7 @@ def run_command(task: Task, environment: dict[str, str], log: Any) -> int:
         preexec_fn=before_command,
     )
     try:
-        if task["tee"]:
+        if child.stdout:
             tee(child.stdout.fileno(), log)
         return child.wait()
     except Ended:
@@ -411,7 +412,7 @@ def raise_ended(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def prctl_death_signal(number: int) -> None:
-    if sys.platform == "linux":
+    if PRCTL:
         PRCTL(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
