@@ -223,6 +223,24 @@ def test_in_a_folder_with_an_awkward_name(tmp_path):
     assert str(recipe.folder) in recipe.path("exp/log/one.2.log").read_text()
 
 
+def test_which_launcher_a_stage_gets(tmp_path):
+    stages = """train_cmd='utils/run.py --num-threads 2' decode_cmd='utils/run.py --num-threads 3'
+cuda_cmd='utils/run.py --num-threads 4'
+stage 1 plain -- true
+stage 1 none --gpu 0 -- true
+stage 1 array --nj 1 --log exp/log -- true
+stage 1 gpu --nj 1 --gpu auto -- true
+stage 1 own --cmd 'utils/run.py --num-threads 5' --gpu 1 --mem 4G --time 1:00:00 -- true
+"""
+    recipe = small(tmp_path, stages)
+    assert recipe.run().returncode == 0
+    logs = ("plain", "none", "array.1", "gpu.1", "own")
+    threads = [re.search(r"threads=(\d)", recipe.path(f"exp/log/{name}.log").read_text())[1] for name in logs]
+    assert threads == list("22345")
+    assert recipe.run("--cmd", "utils/run.py --num-threads 6", "--force").returncode == 0
+    assert all("threads=6" in recipe.path(f"exp/log/{name}.log").read_text() for name in logs)
+
+
 def test_tse_cmd_replaces_the_launcher(tmp_path):
     recipe = small(tmp_path, "stage 1 one -- echo hi\n")
     assert recipe.run(TSE_CMD="utils/run.py --num-threads 3").returncode == 0
@@ -301,8 +319,8 @@ def test_arguments_reach_the_command_as_they_are(tmp_path):
         ("stage train -- true\n", "wanted: stage NUMBER NAME"),
         ("stage 1 a --in x\n", "no -- COMMAND"),
         ("stage 1 a --in x --\n", "no -- COMMAND"),
-        ("stage 1 a --inputs x -- true\n", "unknown option --inputs"),
-        ("stage 1 a x -- true\n", "'x' follows neither --in nor --out"),
+        ("stage 1 a --inputs x -- true\n", "--inputs: no such option"),
+        ("stage 1 a x -- true\n", "x: no such option"),
         ("stage 1 a --nj many -- true\n", "--nj many: wanted a number"),
     ],
 )

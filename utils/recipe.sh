@@ -97,38 +97,13 @@ find_stage() { # find_stage NUMBER_OR_NAME OPTION: prints the index of the first
 }
 
 run_stage() { # run_stage NUMBER NAME WORD ..
-  local number=$1 name=$2 in=() out=() how=() launcher=() list='' log=exp/log jobs='' choice=$train_cmd missing key token stamp rc=0
-  shift 2
-  while [ $# -gt 1 ] && [ "$1" != -- ]; do
-    case $1 in
-      --in | --out) list=$1; shift; continue ;;
-      --nj) jobs=$2 choice=$decode_cmd ;;
-      --gpu) how+=("$1" "$2"); [ "$2" = 0 ] || choice=$cuda_cmd ;;
-      --num-threads | --mem | --time) how+=("$1" "$2") ;;
-      --cmd) choice=$2 ;;
-      --log) log=$2 ;;
-      --*) die 2 "stage $name: unknown option $1" ;;
-      *)
-        case $list in
-          --in) in+=("$1") ;;
-          --out) out+=("$1") ;;
-          *) die 2 "stage $name: '$1' follows neither --in nor --out" ;;
-        esac
-        shift
-        continue
-        ;;
-    esac
-    list=''
-    shift 2
-  done
-  [[ ${1-} == -- && $# -gt 1 ]] || die 2 "stage $name: no -- COMMAND"
-  shift
-  [[ $jobs =~ ^([1-9][0-9]*)?$ ]] || die 2 "--nj $jobs: wanted a number from 1"
-
+  local number=$1 name=$2 in=() out=() needs=() command=() jobs='' gpus=0 launcher='' log=exp/log
+  local missing key stamp
+  read_stage "${@:3}"
   # The same stage of another experiment makes other files, and has its own stamp.
   stamp=$stamps/$name-$(printf '%s\0' "${out[@]}" | sha256sum | cut -c1-8)
   if $dry_run && makes_due "${in[@]}"; then
-    due "would run: $*"
+    due "would run: ${command[*]}"
     return
   fi
   if ! have "${in[@]}"; then
@@ -136,19 +111,47 @@ run_stage() { # run_stage NUMBER NAME WORD ..
     due "would stop: missing input: $missing"
     return
   fi
-  key=$({ printf '%s\0' "$@" '' "${out[@]}" && fingerprint "${in[@]}"; } | sha256sum | cut -c1-16) ||
+  key=$({ printf '%s\0' "${command[@]}" '' "${out[@]}" && fingerprint "${in[@]}"; } | sha256sum | cut -c1-16) ||
     die 3 "[$number] $name: cannot read the inputs: ${in[*]}"
   if ! $force && [[ $(cat "$stamp" 2>/dev/null) == "$key "* ]] && have "${out[@]}"; then
     say "[$number] $name: up to date"
-    return
+  elif $dry_run; then
+    due "would run: ${command[*]}"
+  else
+    run_command
   fi
-  if $dry_run; then
-    due "would run: $*"
-    return
-  fi
-  type -P "$1" >/dev/null || die 3 "[$number] $name: $1: command not found; ./run.sh at the top makes the environment"
+}
 
-  # Tasks that ended well before a kill are not repeated, as long as the token is the same: one token an attempt.
+read_stage() { # the words of a stage become variables of run_stage
+  local option=''
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    if [[ $1 == --* ]]; then
+      option=$1
+    else
+      case $option in
+        --in) in+=("$1") ;;
+        --out) out+=("$1") ;;
+        --nj) jobs=$1 ;;
+        --gpu) gpus=$1 ;;
+        --num-threads | --mem | --time) needs+=("$option" "$1") ;;
+        --cmd) launcher=$1 ;;
+        --log) log=$1 ;;
+        *) die 2 "stage $name: ${option:-$1}: no such option; they are described in utils/recipe.sh" ;;
+      esac
+    fi
+    shift
+  done
+  command=("${@:2}")
+  [ ${#command[@]} != 0 ] || die 2 "stage $name: no -- COMMAND"
+  [[ $jobs =~ ^([1-9][0-9]*)?$ ]] || die 2 "--nj $jobs: wanted a number from 1"
+}
+
+run_command() { # the command of a stage that is due, through the launcher; its stamp if it does well
+  local token rc=0 began=$SECONDS
+  type -P "${command[0]}" >/dev/null ||
+    die 3 "[$number] $name: ${command[0]}: command not found; ./run.sh at the top makes the environment"
+
+  # Tasks that ended well before a kill are not repeated as long as the token is the same: one token an attempt.
   rm -f "$stamp"
   token=$(cat "$stamp.running" 2>/dev/null) || true
   if $force || [[ $token != "$key "* ]]; then
@@ -157,18 +160,24 @@ run_stage() { # run_stage NUMBER NAME WORD ..
     echo "$token" >"$stamp.new"
     mv "$stamp.new" "$stamp.running"
   fi
-  read -ra launcher <<<"${cmd:-$choice}"
+
+  if [ -z "$launcher" ]; then
+    launcher=$train_cmd
+    [ -z "$jobs" ] || launcher=$decode_cmd
+    [ "$gpus" = 0 ] || launcher=$cuda_cmd
+  fi
+  read -ra launcher <<<"${cmd:-$launcher}"
   [[ ${launcher[0]} == /* || ! -x $TSE_ROOT/${launcher[0]} ]] || launcher[0]=$TSE_ROOT/${launcher[0]}
-  launcher+=(--key "$token" --parent $$ "${how[@]}")
+  launcher+=(--key "$token" --parent $$ --gpu "$gpus" "${needs[@]}")
   if [ -n "$jobs" ]; then launcher+=("JOB=1:$jobs" "$log/$name.JOB.log"); else launcher+=(--tee "$log/$name.log"); fi
   due "running, log in ${launcher[-1]}"
-  local began=$SECONDS
   trap 'interrupt 143' TERM
   trap 'interrupt 130' INT
   trap 'interrupt 129' HUP
-  "${launcher[@]}" "$@" &
+  "${launcher[@]}" "${command[@]}" &
   wait $! || rc=$?
   trap - TERM INT HUP
+
   if [ $rc != 0 ]; then
     case $rc in 2 | 3 | 4) ;; *) rc=1 ;; esac
     say "[$number] $name: failed after $((SECONDS - began)) s"
@@ -234,7 +243,7 @@ lock_recipe() { # the launcher inherits the lock and so holds it until the last 
 
 interrupt() {
   trap '' TERM INT HUP
-  say "interrupted: ending what runs"
+  say "interrupted: ending what runs; the same command goes on from here"
   kill -TERM $! 2>/dev/null
   wait $! || true
   exit "$1"
