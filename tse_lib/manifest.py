@@ -166,16 +166,28 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
             raise ValueError(f"{folder}/{name}: its ids differ from the set's utterances: {', '.join(odd)}…")
     utterances = []
     for key in keys:
-        rate, start, path = int(rates[key]), 0, paths.get(key, "")
+        rate, length = _count(folder / "utt2fs", key, rates), _count(folder / "utt2num_samples", key, lengths)
+        start, path = 0, paths.get(key, "")
         if segments:
-            recording, begin, _ = segments[key].split()
+            try:
+                recording, begin, _ = segments[key].split()
+                start = round(float(begin) * rate)
+            except ValueError:
+                raise ValueError(
+                    f"{folder}/segments: '{key}': '<recording> <start> <end>' expected, got '{segments[key]}'"
+                ) from None
             if recording not in paths:
                 raise ValueError(f"{folder}/segments: '{key}' names recording '{recording}', not in wav.scp")
-            start, path = round(float(begin) * rate), paths[recording]
-        utterances.append(
-            Utterance(key, path, rate, int(lengths[key]), start, utt2spk.get(key, ""), activity.get(key, ""))
-        )
+            path = paths[recording]
+        utterances.append(Utterance(key, path, rate, length, start, utt2spk.get(key, ""), activity.get(key, "")))
     return utterances
+
+
+def _count(path: Path, key: str, table: dict[str, str]) -> int:
+    text = table.get(key, "")
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{path}: '{key}': a positive integer expected, got {text!r}")
+    return int(text)
 
 
 def read_genders(folder: str | Path) -> dict[str, str]:
