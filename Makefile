@@ -1,7 +1,7 @@
 # make setup | check | test | test-slow | mini
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: setup check test test-slow mini
+.PHONY: setup check lint types shell test test-slow mini
 
 PYTHON := . ./path.sh && "$$TSE_PYTHON" -m
 
@@ -11,11 +11,18 @@ test: setup
 test-slow: setup
 	$(PYTHON) pytest -m "slow and not gpu"
 
-check: setup
+check: lint types shell
+
+lint: setup
 	$(PYTHON) ruff check .
 	$(PYTHON) ruff format --check .
+
+types: setup
 	$(PYTHON) mypy
-	if command -v shellcheck >/dev/null; then find . .ci/run -path ./tools/venv -prune -o '(' -name '*.sh' -o -path .ci/run ')' -print0 | xargs -0 shellcheck; \
+
+shell:
+	if command -v shellcheck >/dev/null; then \
+	  find . .ci/run -path ./tools/venv -prune -o '(' -name '*.sh' -o -path .ci/run ')' -print0 | xargs -0 shellcheck; \
 	elif [ -n "$${CI:-}" ]; then echo "shellcheck is missing" >&2; exit 1; \
 	else echo "shellcheck is not installed: shell scripts are not checked"; fi
 
