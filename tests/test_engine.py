@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.recipe_folder import RecipeFolder
+from tests.recipe_folder import ROOT, RecipeFolder
 from tests.test_launcher import alive, wait_for
 
 OPTIONS = """conf=conf/a.yaml     # the experiment
@@ -440,3 +440,24 @@ def test_run_sh_lists_recipes_and_finds_them(recipe):
         assert " 3  train" in top(name, "--list_stages").stdout
     result = top("egs/demo/t2")
     assert result.returncode == 2 and "egs/demo/t1" in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------ the recipes we ship
+
+RECIPES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("egs/*/*/run.sh"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_answers(name, tmp_path):
+    recipe = RecipeFolder(tmp_path, "", "")
+    folder = tmp_path / name
+    shutil.copytree(ROOT / name, folder, ignore=shutil.ignore_patterns("data", "exp", "log"))
+    before = sorted(folder.rglob("*"))
+    for option in ("--help", "--list_stages", "--dry_run"):
+        result = subprocess.run([folder / "run.sh", option], capture_output=True, text=True, cwd="/", check=False)
+        assert result.returncode == 0, result.stderr
+        if option == "--list_stages":
+            assert result.stdout.split()[::2] == sorted(result.stdout.split()[::2])
+    assert sorted(folder.rglob("*")) == before
+    listed = subprocess.run([recipe.top / "run.sh", "--list"], capture_output=True, text=True, check=True).stdout
+    assert name in listed or "TEMPLATE" in name
