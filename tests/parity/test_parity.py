@@ -1,0 +1,147 @@
+"""Our networks and losses reproduce the numbers of the published ones."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.parity import rule
+from tse_lib.losses.level import amplitude, energy
+from tse_lib.losses.sdr import neg_si_sdr
+from tse_lib.losses.spectral import l1, phase_sensitive
+from tse_lib.models import MODELS, build_model
+
+
+class Adapter(NamedTuple):
+    """How a fixture's names and calls become ours."""
+
+    model: str  # of tse_lib.models.MODELS
+    params: Callable[[dict[str, Any]], dict[str, Any]]  # the fixture's `config` -> our options
+    rename: Callable[[str], str | None]  # published tensor name -> ours; None: we have no such tensor
+    forward: Callable[..., Tensor | dict[str, Tensor]]  # (network, *inputs) -> the output(s) in the fixture's layout
+
+
+def same(key: str) -> str:
+    return key
+
+
+def hifi_tse_params(config: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "n_fft",
+        "win_length",
+        "hop_length",
+        "bands",
+        "feature_dim",
+        "lstm_hidden",
+        "num_heads",
+        "reinject_at",
+        "film",
+    )
+    return {**{name: config[name] for name in names}, "num_blocks": config["num_gridnet_blocks"]}
+
+
+def extract(model: Any, mixture: Tensor, enroll: Tensor) -> Tensor:
+    """(B, T), (B, T_e) -> (B, T)."""
+    return model(mixture[:, None], model.encode(enroll[:, None]))[:, 0, 0]
+
+
+ADAPTERS = {  # the longest beginning of a fixture's name decides; None: not built yet
+    "hifi_tse": Adapter("hifi_tse", hifi_tse_params, same, extract),
+    "hifi_tse_discriminator": None,
+}
+
+
+def adapter_for(name: str) -> Adapter | None:
+    fitting = [prefix for prefix in ADAPTERS if name.startswith(prefix)]
+    return ADAPTERS[max(fitting, key=len)] if fitting else None
+
+
+def read_keys(file: Path) -> dict[str, list[int]]:
+    data = file.read_bytes()
+    return json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
+
+
+def fill(network: nn.Module, keys: dict[str, list[int]], kinds: dict[str, str], rename: Callable) -> None:
+    """Every tensor by the rule of its published name; none of ours may be left as it was."""
+    state = {rename(key): value for key, value in rule.state_of(keys, kinds).items()}
+    state.pop(None, None)
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    assert not missing and not unexpected
+
+
+def test_network(network_fixture):
+    adapter = adapter_for(network_fixture.stem)
+    if adapter is None or adapter.model not in MODELS:
+        pytest.skip(f"no model for {network_fixture.stem}")
+    spec = json.loads(network_fixture.read_text(encoding="utf-8"))
+    torch.set_default_dtype(torch.float64)  # before building: windows and tables made in float32 are 1e-8 off
+    network = build_model(adapter.model, adapter.params(spec["config"]), spec["config"].get("sample_rate", 8000)).eval()
+    keys_file = network_fixture.with_name(spec.get("keys_file", f"{network_fixture.stem}.keys.json"))
+    fill(network, read_keys(keys_file), spec.get("kinds", {}), adapter.rename)
+
+    if "param_count" in spec:
+        assert sum(parameter.numel() for parameter in network.parameters()) == spec["param_count"]
+    with torch.no_grad():
+        outputs = adapter.forward(network, *[rule.input_of(one) for one in spec["inputs"]])
+    outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
+    deviations = {name: rule.deviation(outputs[name], stored) for name, stored in spec["outputs"].items()}
+    assert max(deviations.values()) <= spec["tol"], deviations
+
+
+# -------------------------------------------------------------------------------------------------------------- losses
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # names of the fixture; a scalar there is a mean over items
+    "si_sdr": lambda estimate, target: -neg_si_sdr(estimate, target),
+    "si_sdr_loss": lambda estimate, target: neg_si_sdr(estimate, target).mean(),
+    "amplitude_loss": lambda estimate, target: amplitude(estimate, target).mean(),
+    "phase_sensitive": lambda estimate, target: phase_sensitive(estimate, target).mean(),
+    "l1_waveform_loss": lambda estimate, target: l1(estimate, target).mean(),
+    "energy_loss_v2": lambda estimate, target: energy(estimate, target),
+}
+
+
+def loss_inputs(count: int, offset: float) -> tuple[Tensor, Tensor]:
+    """The estimates and targets (3, count) that `inputs` of the fixture describes."""
+    targets = [rule.signal(count, f0 + offset, ph, 48000, c) for f0, ph, c in ((220, 0, 1), (330, 1, 2), (147, 0.5, 3))]
+    rows = ((220, 0.3, 11, 1, 0), (330, 1.2, 12, 0.02, 0.01), (150, 0.5, 13, 0.4, -0.05))
+    estimates = [
+        0.8 * rule.signal(count, f0 + offset, ph, 48000, c) * scale + shift for f0, ph, c, scale, shift in rows
+    ]
+    return torch.stack(estimates), torch.stack(targets)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss(loss_fixture, name):
+    torch.set_default_dtype(torch.float64)
+    spec = json.loads(loss_fixture.read_text(encoding="utf-8"))
+    if name not in spec["losses"]:
+        pytest.skip(f"no {name} in {loss_fixture.stem}")
+    stored, loss = spec["losses"][name], LOSSES[name]
+    estimate, target = loss_inputs(spec["n"], spec["o"])
+    silence = torch.zeros_like(estimate)
+    estimate.requires_grad_()
+    value = loss(estimate, target)
+    (gradient,) = torch.autograd.grad(value.sum(), estimate)
+    ours = {
+        "value": value,
+        "grad_l2": gradient.norm(),
+        "grad_at_idx": gradient.flatten()[stored["grad_idx"]],
+        "on_itself": loss(target, target),
+        "on_minus_target": loss(-target, target),
+        "silent_estimate": loss(silence, target),
+        "silent_target": loss(estimate, silence),
+        "both_silent": loss(silence, silence),
+        "times_0.01": loss(0.01 * estimate, target),
+    }
+    assert set(stored) - {"grad_idx"} <= set(ours)
+    for case in set(stored) - {"grad_idx"}:
+        theirs = torch.tensor(stored[case]).flatten()
+        scale = theirs.abs().max().clamp_min(1e-3 if case == "grad_at_idx" else 1.0)
+        difference = (ours[case].detach().flatten() - theirs).abs().max() / scale
+        assert difference <= spec["tol"], f"{case}: {ours[case].tolist()} is not {theirs.tolist()}"
