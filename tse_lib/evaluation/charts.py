@@ -11,7 +11,7 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 440, 250
+WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 42
 MAX_POINTS = 3000  # of a scatter plot: more would only make the page heavy
 SPECTROGRAM_RANGE_DB = 70.0
@@ -34,9 +34,10 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, wanted: int = 5) -> list[float]:
+        """Multiples of 1, 2 or 5 times a power of ten, about as many as wanted."""
         rough = (self.highest - self.lowest) / wanted
         magnitude = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
+        step = min((factor * magnitude for factor in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / rough)))
         first = math.ceil(self.lowest / step - 1e-9)
         last = math.floor(self.highest / step + 1e-9)
         return [round(number * step, 12) for number in range(first, last + 1)]
@@ -51,10 +52,11 @@ class Plot:
         self.y = Scale(*y, self.bottom, TOP)
         self.parts: list[str] = []
 
-    def axes(self, x_label: str, y_label: str = "", y_ticks: bool = True) -> None:
+    def axes(self, x_label: str, y_label: str = "", y_ticks: bool = True, counts: bool = False) -> None:
         for value in self.x.ticks(6):
             self.text(self.x(value), self.bottom + 16, f"{value:g}", "tick", "middle")
-        for value in self.y.ticks(4) if y_ticks else []:
+        values = self.y.ticks(5 if self.height > 220 else 3) if y_ticks else []
+        for value in values if not counts else [value for value in values if value == round(value)]:
             self.line(self.left, self.y(value), WIDTH - RIGHT, self.y(value), "grid")
             self.text(self.left - 7, self.y(value) + 4, _short(value), "tick", "end")
         self.line(self.left, self.bottom, WIDTH - RIGHT, self.bottom, "axis")
@@ -112,7 +114,7 @@ def histogram(
     edges = _edges(np.concatenate([values, list(markers.values())]), bins)
     counts = {name: np.histogram(part, edges)[0] for name, part in series.items()}
     plot = Plot((edges[0], edges[-1]), (0, 1.08 * max(int(count.max()) for count in counts.values())))
-    plot.axes(x_label, "targets")
+    plot.axes(x_label, "targets", counts=True)
     for place, (name, count) in enumerate(counts.items(), 1):
         for number, low, high in zip(count, edges[:-1], edges[1:], strict=True):
             if number:
@@ -132,7 +134,7 @@ def scatter(
     everything = np.concatenate([x, y])
     low, high = float(everything.min()), float(everything.max())
     margin = 0.05 * (high - low) or 1.0
-    plot = Plot((min(x) - margin, max(x) + margin), (low - margin, high + margin), height=320)
+    plot = Plot((min(x) - margin, max(x) + margin), (low - margin, high + margin))
     plot.axes(*labels)
     ends = max(min(x) - margin, low - margin), min(max(x) + margin, high + margin)
     plot.line(plot.x(ends[0]), plot.y(ends[0]), plot.x(ends[1]), plot.y(ends[1]), "mark")
@@ -151,8 +153,8 @@ def boxes(groups: Mapping[str, Sequence[float]], x_label: str, description: str)
     everything = np.concatenate([np.asarray(values, float) for values in groups.values()])
     low, high = float(everything.min()), float(everything.max())
     margin = 0.04 * (high - low) or 1.0
-    row = 46
-    plot = Plot((low - margin, high + margin), (0, 1), left=112, height=TOP + row * len(groups) + BOTTOM)
+    row = 50
+    plot = Plot((low - margin, high + margin), (0, 1), left=132, height=TOP + row * len(groups) + BOTTOM)
     for value in plot.x.ticks(6):
         plot.line(plot.x(value), TOP, plot.x(value), plot.bottom, "grid")
     plot.axes(x_label, y_ticks=False)
@@ -167,8 +169,8 @@ def boxes(groups: Mapping[str, Sequence[float]], x_label: str, description: str)
         tip = f"{name}: median {p50:.1f}, middle half {p25:.1f} to {p75:.1f}, n = {len(values)}"
         plot.bar(plot.x(p25), middle - 9, plot.x(p75), middle + 9, "box", tip)
         plot.line(plot.x(p50), middle - 9, plot.x(p50), middle + 9, "median")
-        plot.text(104, middle - 1, name, "label strong", "end")
-        plot.text(104, middle + 13, f"n = {len(values)}", "tick", "end")
+        plot.text(124, middle - 1, name, "label strong", "end")
+        plot.text(124, middle + 13, f"n = {len(values)}", "tick", "end")
     return plot.svg(description)
 
 

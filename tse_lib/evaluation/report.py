@@ -113,8 +113,8 @@ def headline(summary: dict[str, Any]) -> str:
     quality("pesq_wb", "PESQ, wide band", "", 2, False)
     quality("pesq_nb", "PESQ, narrow band", "", 2, False)
     quality("estoi", "ESTOI", "", 3, False)
-    rate("confusion_rate", "Wrong speaker")
-    rate("false_accept_rate", "Sound though absent")
+    rate("confusion_rate", "Confused speakers")
+    rate("false_accept_rate", "False accepts")
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -184,7 +184,8 @@ def tables(summary: dict[str, Any]) -> str:
     if conditions:
         parts.append(html_table("By condition", CONDITION_HEAD, conditions))
     if summary["nulls"]:
-        parts.append(html_table("Without a value", ["metrics", "targets", "reason"], null_rows(summary["nulls"])))
+        nulls = null_rows(summary["nulls"])
+        parts.append(html_table("Without a value", ["metrics", "targets", "reason"], nulls, "words"))
     return "\n".join(parts)
 
 
@@ -302,10 +303,10 @@ def example(line: dict[str, Any], mixture: Mixture, est_dir: Path, data_dir: Pat
 def chips(line: dict[str, Any]) -> list[str]:
     """What is to be known about an example, its scores first."""
     if line["target_present"]:
-        texts = [f"SI-SDRi {line['si_sdri']:+.1f} dB", f"{line['si_sdr_mixture']:.1f} to {line['si_sdr']:.1f} dB"]
+        texts = [f"SI-SDRi {line['si_sdri']:+.1f} dB", f"SI-SDR {line['si_sdr_mixture']:.1f} → {line['si_sdr']:.1f} dB"]
         for name in ("pesq_wb", "pesq_nb", "estoi"):
             if line.get(name) is not None:
-                texts.append(f"{name.split('_')[0].upper()} {line[f'{name}_mixture']:.2f} to {line[name]:.2f}")
+                texts.append(f"{name.split('_')[0].upper()} {line[f'{name}_mixture']:.2f} → {line[name]:.2f}")
     else:
         texts = [f"{line['ta_attenuation_db']:.0f} dB below the mixture"]
     styled = [f'<span class="chip">{escape(text)}</span>' for text in texts]
@@ -361,7 +362,7 @@ def _swatch(style: str) -> str:
     return f'<rect class="{style}" x="1" y="1" width="10" height="10" rx="{5 if "point" in style else 2}"/>'
 
 
-def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:]) + "</tr>"
@@ -369,7 +370,7 @@ def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -
     )
     return (
         f'<h3>{escape(title)}</h3><div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
-        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<table class="{style}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -430,8 +431,7 @@ a { color: var(--s1); }
 .value { margin: 2px 0 0; font-size: 30px; font-weight: 650; line-height: 1.2; letter-spacing: -.02em;
   font-variant-numeric: tabular-nums; }
 .unit { margin-left: 4px; color: var(--soft); font-size: 15px; font-weight: 500; letter-spacing: 0; }
-.hero { border-left: 4px solid var(--accent); }
-.hero .value { font-size: 38px; }
+.hero .value { font-size: 38px; color: var(--accent); }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 15px; font-weight: 600; }
@@ -451,12 +451,13 @@ figcaption { font-size: 15px; font-weight: 600; }
 .median { stroke: var(--ink); stroke-width: 2.4; }
 .s1 { --c: var(--s1); } .s2 { --c: var(--s2); } .bad { --c: var(--bad); }
 .fill { fill: var(--c); fill-opacity: .78; } .solid { fill: var(--c); }
-.point { fill: var(--c); fill-opacity: .6; } .faint { fill: var(--c); fill-opacity: .28; }
+.point { fill: var(--c); fill-opacity: .6; } .faint { fill: var(--c); fill-opacity: .45; }
 .stroke { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 table { width: 100%; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 8px 14px; text-align: right; white-space: nowrap; }
-th:first-child, td:last-child:not(:nth-child(n+4)) { text-align: left; }
+th:first-child, .words td:last-child, .words th:last-child { text-align: left; }
+.words td:last-child { white-space: normal; }
 thead th { color: var(--soft); font-size: 13px; font-weight: 600; border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 500; white-space: normal; min-width: 130px; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
