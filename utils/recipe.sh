@@ -14,8 +14,8 @@
 #   end_stages
 #
 # stage NUMBER NAME [OPTION ..] -- COMMAND ARG ..   declares a stage; end_stages runs what was declared and is due.
-#   --in FILE ..    files and folders that the command reads; a folder counts by names, sizes and times of its files
-#   --out FILE ..   files and folders that it makes, under a temporary name until they are whole
+#   --in FILE ..    files (not empty) and folders that the command reads; a folder counts by names, sizes and times of its files
+#   --out FILE ..   files (not empty) and folders that it makes, under a temporary name until they are whole
 #   --nj N          an array: N copies, with JOB (1..N) and NJ (N) as words in the arguments; see utils/run.py
 #   --gpu N|auto --num-threads N --mem 4G --time 4:00:00   what each copy needs; NGPU becomes the number of GPUs
 #   --cmd CMD       the launcher (default: cuda_cmd with --gpu, decode_cmd with --nj, else train_cmd; see cmd.sh)
