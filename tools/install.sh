@@ -89,7 +89,8 @@ install_into() { # install_into PYTHON
   constraints=$(mktemp)
   # shellcheck disable=SC2064
   trap "rm -f '$constraints'" EXIT
-  "$python" -m pip --version >/dev/null || fail 3 "$python has no pip; on Debian and Ubuntu: apt-get install python3-venv"
+  "$python" -m pip --version >/dev/null ||
+    fail 3 "$python has no pip; on Debian and Ubuntu: apt-get install python3-venv"
   installed=$(torch_version "$python")
   if [ -z "$installed" ]; then
     install_torch "$python"
@@ -129,7 +130,8 @@ find_python() {
       return
     fi
   done
-  fail 3 "no Python 3.10, 3.11 or 3.12 found (python3 is $(python3 --version 2>&1 || true)); install one, or name it: TSE_PYTHON"
+  fail 3 "no Python 3.10, 3.11 or 3.12 found (python3 is $(python3 --version 2>&1 || true));
+install one, or name it: TSE_PYTHON=/path/to/python $0"
 }
 
 say() { echo "install: $*" >&2; }

@@ -47,7 +47,7 @@ parse_options() {
 
 option_lines() { sed -n '/^## options/,/^## end/p' "$1"; }
 
-option_help() { # the comment at the recipe's top, then every option with its default; _defaults, _comments: the caller's
+option_help() { # the comment at the recipe's top, then every option with the caller's _comments and _defaults
   local _file _title
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "${0##*/}"
   for _file in "${0##*/}" "$TSE_ROOT/utils/recipe.sh"; do

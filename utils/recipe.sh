@@ -14,7 +14,7 @@
 #   end_stages
 #
 # stage NUMBER NAME [OPTION ..] -- COMMAND ARG ..   declares a stage; end_stages runs what was declared and is due.
-#   --in FILE ..    files (not empty) and folders that the command reads; a folder counts by names, sizes and times of its files
+#   --in FILE ..    files (not empty) and folders that the command reads; of a folder, names, sizes and times count
 #   --out FILE ..   files (not empty) and folders that it makes, under a temporary name until they are whole
 #   --nj N          an array: N copies, with JOB (1..N) and NJ (N) as words in the arguments; see utils/run.py
 #   --gpu N|auto --num-threads N --mem 4G --time 4:00:00   what each copy needs; NGPU becomes the number of GPUs
@@ -51,7 +51,8 @@ declare -A due_outputs=()
 
 stage() {
   local last=${stage_numbers[*]: -1}
-  [[ ${1-} =~ ^[0-9]+$ && ${2-} =~ ^[A-Za-z_][A-Za-z_0-9]*$ ]] || die 2 "stage $*: wanted: stage NUMBER NAME [OPTION ..] -- COMMAND"
+  [[ ${1-} =~ ^[0-9]+$ && ${2-} =~ ^[A-Za-z_][A-Za-z_0-9]*$ ]] ||
+    die 2 "stage $*: wanted: stage NUMBER NAME [OPTION ..] -- COMMAND"
   [ "$1" -ge "${last:-0}" ] || die 2 "stage $1 $2: comes after a stage $last; numbers must not fall"
   [[ " ${stage_names[*]-} " != *" $2 "* ]] || die 2 "stage $1 $2: there is another stage of this name"
   stage_numbers+=("$1") stage_names+=("$2") stage_starts+=("${#stage_words[@]}") stage_lengths+=("$(($# - 2))")
