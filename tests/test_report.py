@@ -171,6 +171,8 @@ def test_ticks_are_round_and_inside():
         ticks = scale.ticks()
         assert 2 <= len(ticks) <= 10 and scale.lowest <= min(ticks) and max(ticks) <= scale.highest
     assert charts.Scale(0, 10, 100, 0)(2.5) == 75
+    values = (0, 2.5, -15, 1e-3, 20000, 1.5e6)
+    assert [charts._short(value) for value in values] == ["0", "2.5", "-15", "1e-3", "20k", "1.5M"]
 
 
 def test_a_histogram_counts_every_value():

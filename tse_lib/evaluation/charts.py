@@ -54,10 +54,10 @@ class Plot:
 
     def axes(self, x_label: str, y_label: str = "", y_ticks: bool = True, counts: bool = False) -> None:
         for value in self.x.ticks(6):
-            self.text(self.x(value), self.bottom + 16, f"{value:g}", "tick", "middle")
+            self.text(self.x(value), self.bottom + 16, _short(value), "tick", "middle")
         values = self.y.ticks(5 if self.height > 220 else 3) if y_ticks else []
         for value in values if not counts else [value for value in values if value == round(value)]:
-            self.line(self.left, self.y(value), WIDTH - RIGHT, self.y(value), "grid")
+            self.line(self.left, self.y(value), WIDTH - RIGHT, self.y(value), "gridline")
             self.text(self.left - 7, self.y(value) + 4, _short(value), "tick", "end")
         self.line(self.left, self.bottom, WIDTH - RIGHT, self.bottom, "axis")
         self.text((self.left + WIDTH - RIGHT) / 2, self.height - 6, x_label, "label", "middle")
@@ -156,7 +156,7 @@ def boxes(groups: Mapping[str, Sequence[float]], x_label: str, description: str)
     row = 50
     plot = Plot((low - margin, high + margin), (0, 1), left=132, height=TOP + row * len(groups) + BOTTOM)
     for value in plot.x.ticks(6):
-        plot.line(plot.x(value), TOP, plot.x(value), plot.bottom, "grid")
+        plot.line(plot.x(value), TOP, plot.x(value), plot.bottom, "gridline")
     plot.axes(x_label, y_ticks=False)
     for place, (name, group) in enumerate(groups.items()):
         values = np.sort(np.asarray(group, float))
@@ -206,6 +206,8 @@ def _thin(points: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _short(value: float) -> str:
+    if abs(value) >= 10000:
+        return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1000:g}k"
     return f"{value:g}" if value == 0 or abs(value) >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
 
 

@@ -203,7 +203,7 @@ def training_section(exp: Path) -> str:
             figures.append(figure(title, chart, note))
     missing = [name for name, log in (("train.jsonl", steps), ("valid.jsonl", checks)) if not log]
     note = f"<p>There is no log/{' and no log/'.join(missing)} in this experiment.</p>" if missing else ""
-    return f'<section id="training"><h2>Training</h2>{note}<div class="grid">{"".join(figures)}</div></section>'
+    return f'<section id="training"><h2>Training</h2>{note}<div class="grid thirds">{"".join(figures)}</div></section>'
 
 
 def foot_of_page(exp: Path, sets: Sequence[str]) -> str:
@@ -433,17 +433,18 @@ a { color: var(--s1); }
 .unit { margin-left: 4px; color: var(--soft); font-size: 15px; font-weight: 500; letter-spacing: 0; }
 .hero .value { font-size: 38px; color: var(--accent); }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }
+.thirds { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 15px; font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 4px 0; color: var(--soft); font-size: 13px; }
 .key { display: inline-flex; align-items: center; gap: 6px; }
 .key svg { width: 12px; height: 12px; }
-.chart { display: block; width: 100%; height: auto; margin-top: 8px; }
+.chart { display: block; overflow: visible; width: 100%; height: auto; margin-top: 8px; }
 .chart text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 .chart .tick { font-size: 11px; }
 .chart .strong, .chart .note { fill: var(--ink); font-weight: 600; }
 .chart .note { font-size: 11.5px; paint-order: stroke; stroke: var(--card); stroke-width: 3px; }
-.grid .grid, .chart .grid { stroke: var(--line); stroke-width: 1; }
+.gridline { stroke: var(--line); stroke-width: 1; }
 .axis { stroke: var(--axis); stroke-width: 1; }
 .mark { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 4 3; }
 .whisker { stroke: var(--s1); stroke-width: 1.5; }
