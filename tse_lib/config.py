@@ -182,9 +182,12 @@ def override_simulation(base: Simulation, stretch: Stretch, step: int, begin: in
         if set(wanted) != {"ramp"} or not isinstance(wanted["ramp"], list) or len(wanted["ramp"]) != 2:
             raise ValueError(f"curriculum: a value, a range or {{ramp: [from, to]}} expected, got {wanted}")
         first, last = wanted["ramp"]
-        if isinstance(first, list):
-            return [a + share * (b - a) for a, b in zip(first, last, strict=True)]
-        return first + share * (last - first)
+        try:
+            if isinstance(first, list):
+                return [a + share * (b - a) for a, b in zip(first, last, strict=True)]
+            return first + share * (last - first)
+        except (TypeError, ValueError):
+            raise ValueError(f"curriculum: a ramp goes between two numbers or two ranges, got {wanted}") from None
 
     overrides = {key: value(wanted) for key, wanted in stretch.simulation.items()}
     return build(Simulation, {**base.model_dump(), **overrides}, "curriculum.simulation")
