@@ -94,7 +94,7 @@ def test_network(network_fixture):
     assert max(deviations.values()) <= spec["tol"], deviations
 
 
-# -------------------------------------------------------------------------------------------------------------- losses
+# ------------------------------------------------------------------------------------------------ losses
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # names of the fixture; a scalar there is a mean over items
     "si_sdr": lambda estimate, target: -neg_si_sdr(estimate, target),

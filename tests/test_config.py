@@ -1,0 +1,256 @@
+"""Configuration is strict: what a user gets wrong is named, with the way out."""
+
+import copy
+
+import pytest
+import yaml
+
+from tests import tiny
+from tse_lib.config import (
+    Config,
+    build,
+    check_params,
+    load_config,
+    load_sets,
+    override,
+    parse_yaml,
+    read_yaml,
+    simulation_at,
+)
+
+
+def write(path, wanted):
+    path.write_text(yaml.safe_dump(wanted), encoding="utf-8")
+    return path
+
+
+def conf_with(**simulation):
+    wanted = tiny.values()
+    wanted["simulation"].update(simulation)
+    return build(Config, wanted, "conf")
+
+
+# ------------------------------------------------------------------------------------------------ what is wrong
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "near"),
+    [
+        ((), "sample_rat", "sample_rate"),
+        (("simulation",), "snr", "snr_db"),
+        (("train",), "batchsize", "batch_size"),
+        (("loss", 0), "wieght", "weight"),
+        (("model",), "parms", "params"),
+    ],
+)
+def test_an_unknown_key_names_its_place_and_the_nearest(tmp_path, place, key, near):
+    wanted = tiny.values()
+    section = wanted
+    for part in place:
+        section = section[part]
+    section[key] = 1
+    with pytest.raises(ValueError) as error:
+        load_config(write(tmp_path / "a.yaml", wanted))
+    where = ".".join(map(str, [*place, key]))
+    assert f"a.yaml: unknown key '{where}'; did you mean '{near}'?" in str(error.value)
+
+
+def test_an_unknown_key_far_from_all_lists_the_known():
+    with pytest.raises(ValueError, match=r"unknown key 'zzz'; known: .*loss, model.*train"):
+        build(Config, {**tiny.values(), "zzz": 1}, "conf")
+
+
+def test_all_faults_are_told_at_once():
+    wanted = tiny.values()
+    del wanted["seed"]
+    wanted["train"] |= {"lr": -1, "momentum": 0.9}
+    with pytest.raises(ValueError) as error:
+        build(Config, wanted, "conf")
+    for text in ("'seed' is missing", "train.lr: ", "got -1", "unknown key 'train.momentum'"):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("simulation", "told"),
+    [
+        ({"snr_db": [20, 5]}, "ends before it begins"),
+        ({"num_talkers": 0}, "num_talkers: at least 1"),
+        ({"num_enrolls": 0}, "num_enrolls: at least 1"),
+        ({"enroll_s": 0}, "must be above 0"),
+        ({"speed": [0, 1]}, "must be above 0"),
+        ({"noise_probability": 1.5}, "less than or equal to 1"),
+        ({"target_absent": -0.1}, "greater than or equal to 0"),
+        ({"segment_s": 0}, "greater than 0"),
+        ({"segment_s": "long"}, "valid number"),
+        ({"sir_db": [1, 2, 3]}, "sir_db"),
+        ({"num_talkers": [1, 2.5]}, "num_talkers"),
+    ],
+)
+def test_values_out_of_range(simulation, told):
+    with pytest.raises(ValueError, match=told):
+        conf_with(**simulation)
+
+
+def test_a_conf_must_be_a_mapping():
+    with pytest.raises(ValueError, match=r"a\.yaml: a mapping of keys expected, got \['x'\]"):
+        build(Config, ["x"], "a.yaml")
+
+
+def test_a_missing_file_lists_the_others(tmp_path):
+    write(tmp_path / "tse.yaml", {})
+    with pytest.raises(FileNotFoundError, match=r"tsse\.yaml: no such configuration; there are: .*tse\.yaml"):
+        read_yaml(tmp_path / "tsse.yaml")
+    with pytest.raises(FileNotFoundError, match="no such configuration$"):
+        read_yaml(tmp_path / "nowhere" / "tse.yaml")
+
+
+# ------------------------------------------------------------------------------------------------ YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("1E5", 1e5), ("-2.5e+3", -2500.0), ("1.e2", 100.0), ("e4", "e4"), ("1e", "1e"), ("3", 3)],
+)
+def test_numbers_with_an_exponent_are_numbers(text, value):
+    parsed = parse_yaml(f"x: {text}")["x"]
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_a_key_given_twice_is_an_error_with_its_line():
+    with pytest.raises(ValueError, match=r"a\.yaml:2: the key 'lr' is given twice"):
+        parse_yaml("a: 1\nb: {lr: 1, lr: 2}\n", "a.yaml")
+
+
+def test_anchors_work():
+    assert parse_yaml("a: &x {k: 1}\nb: *x") == {"a": {"k": 1}, "b": {"k": 1}}
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch {}']", "!new:torch.nn.Linear", "!include x"])
+def test_tags_are_refused_and_nothing_runs(tmp_path, tag):
+    with pytest.raises(ValueError, match=r"a\.yaml:1: could not determine a constructor"):
+        parse_yaml("x: " + tag.format(tmp_path / "ran"), "a.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: 'x"])
+def test_what_is_no_yaml_is_told_with_its_line(text):
+    with pytest.raises(ValueError, match=r"^a\.yaml:[12]: "):
+        parse_yaml(text, "a.yaml")
+
+
+# ------------------------------------------------------------------------------------------------ --set
+
+
+def test_set_overrides(tmp_path):
+    path = write(tmp_path / "a.yaml", tiny.values())
+    conf = load_config(
+        path, ["train.lr=1e-4", "simulation.snr_db=[0, 3]", "loss.0.weight=2", "model.params.film=false", "seed=7"]
+    )
+    assert conf.train.lr == 1e-4 and conf.simulation.snr_db == (0, 3) and conf.seed == 7
+    assert conf.loss[0].weight == 2 and conf.model.params["film"] is False
+    assert conf.loss[1].weight == 0.1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("train.lr", "'key.subkey=value' expected"),
+        ("=3", "'key.subkey=value' expected"),
+        ("train.lrr=3", "unknown key 'train.lrr'; did you mean 'lr'"),
+        ("trian.lr=3", "unknown key 'trian'; did you mean 'train'"),
+        ("train.lr.x=3", "'train.lr' is not a section"),
+        ("loss.9.weight=3", "there is no '9' to go into"),
+        ("train.lr=[1", r"--set train\.lr=\[1:1: "),
+        ("train.lr=fast", "train\\.lr: .*number.*got 'fast'"),
+    ],
+)
+def test_set_errors(tmp_path, assignment, told):
+    with pytest.raises(ValueError, match=told):
+        load_config(write(tmp_path / "a.yaml", tiny.values()), [assignment])
+
+
+def test_set_makes_sections_that_are_left_out():
+    assert override({"a": 1}, ["inference.chunk_s=4"], "conf") == {"a": 1, "inference": {"chunk_s": 4}}
+
+
+# ------------------------------------------------------------------------------------------------ ranges
+
+
+def test_one_number_is_a_range():
+    conf = conf_with(snr_db=7, num_talkers=2)
+    assert conf.simulation.snr_db == (7, 7) and conf.simulation.num_talkers == (2, 2)
+
+
+def test_a_stored_conf_builds_the_same_again():
+    conf = conf_with(speed=[0.9, 1.1])
+    assert build(Config, conf.model_dump(mode="json"), "again") == conf
+
+
+# ------------------------------------------------------------------------------------------------ curriculum
+
+
+def with_curriculum(*stretches):
+    wanted = copy.deepcopy(tiny.values())
+    wanted["curriculum"] = list(stretches)
+    return build(Config, wanted, "conf")
+
+
+def test_curriculum_replaces_values_until_its_step():
+    conf = with_curriculum(
+        {"until_step": 10, "simulation": {"num_talkers": 1}}, {"until_step": 20, "simulation": {"snr_db": [30, 40]}}
+    )
+    at = [simulation_at(conf, step) for step in (0, 9, 10, 19, 20, 10**6)]
+    assert [one.num_talkers for one in at] == [(1, 1), (1, 1), (2, 3), (2, 3), (2, 3), (2, 3)]
+    assert [one.snr_db for one in at] == [(5, 20), (5, 20), (30, 40), (30, 40), (5, 20), (5, 20)]
+    assert at[-1] == conf.simulation
+
+
+def test_ramps_go_linearly_from_where_the_stretch_begins():
+    conf = with_curriculum(
+        {"until_step": 100, "simulation": {"target_absent": 0}},
+        {
+            "until_step": 200,
+            "simulation": {"target_absent": {"ramp": [0, 0.4]}, "snr_db": {"ramp": [[15, 20], [-5, 10]]}},
+        },
+    )
+    assert simulation_at(conf, 99).target_absent == 0
+    assert [simulation_at(conf, step).target_absent for step in (100, 150, 175)] == pytest.approx([0, 0.2, 0.3])
+    assert simulation_at(conf, 150).snr_db == pytest.approx((5, 15))
+    assert simulation_at(conf, 200) == conf.simulation
+
+
+@pytest.mark.parametrize(
+    ("stretches", "told"),
+    [
+        ([{"until_step": 9, "simulation": {}}, {"until_step": 9, "simulation": {}}], "must rise"),
+        ([{"until_step": 9, "simulation": {"snr": 1}}], "unknown key 'snr'; did you mean 'snr_db'"),
+        ([{"until_step": 9, "simulation": {"snr_db": {"from": 1, "to": 2}}}], "{ramp: .from, to.} expected"),
+        ([{"until_step": 9, "simulation": {"snr_db": {"ramp": [1, [2, 3]]}}}], "two numbers or two ranges"),
+        ([{"until_step": 9, "simulation": {"snr_db": {"ramp": [[1, 2], [2]]}}}], "two numbers or two ranges"),
+        ([{"until_step": 9, "simulation": {"snr_db": {"ramp": ["a", "b"]}}}], "two numbers or two ranges"),
+        ([{"until_step": 9, "simulation": {"target_absent": {"ramp": [0, 4]}}}], "target_absent: .*less than or equal"),
+    ],
+)
+def test_curriculum_errors_are_found_before_training(stretches, told):
+    with pytest.raises(ValueError, match=told):
+        with_curriculum(*stretches)
+
+
+# ------------------------------------------------------------------------------------------------ options, sets
+
+
+def test_check_params():
+    def loss(estimate, target, floor_db=1):
+        pass
+
+    check_params(loss, {"floor_db": 2}, "loss x")
+    with pytest.raises(ValueError, match="loss x: unknown option 'flor_db'; did you mean 'floor_db'"):
+        check_params(loss, {"flor_db": 2}, "loss x")
+    with pytest.raises(ValueError, match="loss x: unknown option 'zz'; known: "):
+        check_params(loss, {"zz": 2}, "loss x")
+
+
+def test_sets_name_the_nearest_key_too(tmp_path):
+    one = {"num_mixtures": 4, "speach": "dev", "speech": "dev", "simulation": tiny.SIMULATION}
+    with pytest.raises(ValueError, match=r"unknown key 'sets\.dev\.speach'; did you mean 'speech'"):
+        load_sets(write(tmp_path / "sets.yaml", {"seed": 1, "sample_rate": 8000, "sets": {"dev": one}}))
