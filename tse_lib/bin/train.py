@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse train",
         description="Train the model of a conf. Started again after any kill, it goes on from exp/last.pt and ends with "
-        "bit-identical weights. Several processes: torchrun --nproc_per_node N -m tse_lib.bin.main train …",
+        "bit-identical weights.",
         epilog="example: tse train --conf conf/tse.yaml --data data --train train --noise noise_train --dev dev "
         "--exp exp/tse --set train.max_steps=2000",
     )
@@ -26,11 +27,16 @@ def main(argv: list[str]) -> None:
     add_data_options(parser)
     parser.add_argument("--dev", default="dev", help="set of rendered mixtures to choose the best by (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--nproc", default="1", help="processes on this machine; auto: one a GPU, else one a CPU core")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
     args = parser.parse_args(argv)
 
     conf = load_config(args.conf, args.set)
+    nproc = num_processes(args.nproc, args.device, conf.train.batch_size)
+    if nproc > 1 and "WORLD_SIZE" not in os.environ:
+        run_processes(nproc, argv)
+        return
     corpus = corpus_of(args)
     dev_dir = Path(args.data) / args.dev
     refuse_dev_talkers(corpus, dev_dir)
@@ -44,6 +50,29 @@ def main(argv: list[str]) -> None:
         distributed.stop()
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{args.exp}: {state.step} steps in {state.seconds:.0f} s; best SI-SDRi on {args.dev}: {state.best:.2f} dB")
+
+
+def num_processes(wanted: str, device: str, batch_size: int) -> int:
+    """auto: one a GPU, else one a core; fewer where the batch would not divide evenly.
+
+    Raises:
+        ValueError: neither "auto" nor a number that divides the batch.
+    """
+    if wanted != "auto":
+        if not wanted.isdigit() or int(wanted) < 1 or batch_size % int(wanted):
+            raise ValueError(f"--nproc {wanted}: auto, or a number that divides train.batch_size {batch_size}")
+        return int(wanted)
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    most = torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0))
+    return max(number for number in range(1, min(most, batch_size) + 1) if batch_size % number == 0)
+
+
+def run_processes(nproc: int, argv: list[str]) -> None:
+    """Become torchrun with `nproc` copies of this command, each with its share of the cores."""
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+    os.execv(sys.executable, [*torchrun, "-m", "tse_lib.bin.main", "train", *argv])
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
