@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = mini.add_argument
     add("--out", type=Path, default=Path("data"), help="where the sets go, and corpus/ (default: %(default)s)")
-    add("--sample_rate", type=int, default=8000, help="in Hz (default: %(default)s)")
+    add("--sample_rate", type=int, default=8000, help="in Hz; nothing lies above 11 kHz (default: %(default)s)")
     add("--seed", type=int, default=0, help="another seed, other talkers and sentences (default: %(default)s)")
     sets = ("TRAIN", "DEV", "TEST")
     shown = {"talkers": " ".join(map(str, NUM_TALKERS)), "clips": " ".join(map(str, NUM_CLIPS))}

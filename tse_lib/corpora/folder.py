@@ -1,7 +1,8 @@
 """Any folder of recordings: `<root>/<speaker>/**/*.{wav,flac,ogg}`, or files of noise or room responses.
 
-A metadata table may say more: `path` (relative to the root) and any of `speaker`, `gender`, `split`, and whatever else
-`--where` filters by. A cut list makes several utterances out of one recording.
+A metadata table may say more: `path` (relative to the root) and any of `speaker` (else the folder), `gender`, `split`,
+and whatever else `--where` filters by; then only the files that it lists are taken. A cut list makes several utterances
+out of one recording.
 """
 
 import csv
@@ -189,7 +190,7 @@ def _audio_files(root: Path) -> list[Path]:
 
 
 def _from_metadata(root: Path, metadata: Path, kind: str, where: Sequence[str]) -> list[Recording]:
-    rows = _read_csv(metadata, ("path", "speaker") if kind == "speech" else ("path",))
+    rows = _read_csv(metadata, ("path",))
     columns = list(rows[0])
     for condition in where:
         column, equals, pattern = condition.partition("=")
@@ -199,9 +200,10 @@ def _from_metadata(root: Path, metadata: Path, kind: str, where: Sequence[str]) 
     recordings = []
     for row in rows:
         path = _inside(root, row["path"], metadata)
-        speaker = row["speaker"].strip() if kind == "speech" else ""
+        top = path.relative_to(root).parts[0] if path.parent != root else ""
+        speaker = row.get("speaker", top).strip() if kind == "speech" else ""
         if kind == "speech" and not speaker:
-            raise ValueError(f"{metadata}: '{row['path']}' has no speaker")
+            raise ValueError(f"{metadata}: '{row['path']}' has no speaker, neither in a column nor as its folder")
         gender = row.get("gender", "").strip().lower()[:1]
         split = row.get("split", "").strip()
         recordings.append(Recording(path, _name(path, root), speaker, split, gender if gender in ("f", "m") else ""))

@@ -77,25 +77,21 @@ def plan(split: str, seed: int, num_talkers: int, num_utts: int, used: set[str])
         variants = VARIANTS[split][gender]
         variant, turn = variants[number // 2 % len(variants)], number // 2 // len(variants)
         turns = math.ceil((num_talkers + 1) // 2 / len(variants))
-
-        def draw(knob: str, low: float, high: float, spk_id: str = spk_id) -> float:
-            return float(rng(seed, "mini", spk_id, knob).uniform(low, high))
-
-        def part(
-            knob: str, low: float, high: float, variant: str = variant, turn: int = turn, turns: int = turns
-        ) -> float:
-            order = rng(seed, "mini", split, variant, knob).permutation(turns)
-            return low + (high - low) * float(order[turn] + draw(knob, 0.35, 0.65)) / turns
-
-        tract = part("tract", *TRACT)
-        semitones = part("pitch", *SEMITONES[gender])  # of the waveform; the tract has its share in it
+        draws = {knob: rng(seed, "mini", spk_id, knob) for knob in ("tract", "pitch", "accent", "rate", "range")}
+        part = {
+            knob: (rng(seed, "mini", split, variant, knob).permutation(turns)[turn] + draws[knob].uniform(0.35, 0.65))
+            / turns
+            for knob in ("tract", "pitch")
+        }  # 0 to 1: where in the range; the talkers of a variant take its parts in random order
+        tract = _between(TRACT, part["tract"])
+        semitones = _between(SEMITONES[gender], part["pitch"])  # of the waveform; the tract has its share in it
         pitch = 50 + (semitones - 12 * math.log2(tract)) / SEMITONES_PER_PITCH
-        accent = ACCENTS[rng(seed, "mini", spk_id, "accent").integers(len(ACCENTS))]
-        words_per_minute = draw("rate", 150, 190)
+        accent = ACCENTS[draws["accent"].integers(len(ACCENTS))]
+        words_per_minute = float(draws["rate"].uniform(150, 190))
         voice = espeak.Voice(
             name=f"{accent}+{variant}",
             pitch=min(99, max(0, round(pitch))),
-            pitch_range=round(draw("range", 30, 80)),
+            pitch_range=round(draws["range"].uniform(30, 80)),
             words_per_minute=round(words_per_minute / tract),
         )
         texts = [
@@ -175,6 +171,8 @@ def prepare(
         raise ValueError(f"--num_talkers {min(num_talkers)}: at least 3 in each set")
     if min(num_clips) < 1:
         raise ValueError(f"--num_clips {min(num_clips)}: at least 1 in each set")
+    if nj < 1:
+        raise ValueError(f"--nj {nj}: at least 1 process")
     espeak.installed()
     used: set[str] = set()
     talkers = [
@@ -222,6 +220,10 @@ def _write(path: Path, wave: np.ndarray, sample_rate: int) -> np.ndarray:
     wave = (np.round(wave / max(1.0, peak / 0.98) * 32768) / 32768).astype(np.float32)
     audio.write(path, wave, sample_rate)
     return wave
+
+
+def _between(limits: tuple[float, float], share: float) -> float:
+    return float(limits[0] + (limits[1] - limits[0]) * share)
 
 
 def _trim(wave: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -17,7 +18,9 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], nj: 
     """`[function(item) for item in items]` with a progress bar; `function` must be importable (no lambda) for nj > 1.
 
     Raises:
-        ValueError: nj below 1; and whatever `function` raises.
+        ValueError: nj below 1.
+        OSError: a process was killed, as a system does that runs out of memory.
+        And whatever `function` raises.
     """
     if nj < 1:
         raise ValueError(f"--nj {nj}: at least 1 process")
@@ -26,9 +29,12 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], nj: 
         return [function(item) for item in tqdm(items, desc=label, disable=None)]
     # "spawn": a fork would copy whatever threads and locks this process holds
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(nj, mp_context=spawn, initializer=_end_with_parent) as pool:
-        chunk = max(1, min(32, len(items) // (8 * nj)))
-        return list(tqdm(pool.map(function, items, chunksize=chunk), total=len(items), desc=label, disable=None))
+    chunk = max(1, min(32, len(items) // (8 * nj)))
+    try:
+        with ProcessPoolExecutor(nj, mp_context=spawn, initializer=_end_with_parent) as pool:
+            return list(tqdm(pool.map(function, items, chunksize=chunk), total=len(items), desc=label, disable=None))
+    except BrokenProcessPool:
+        raise OSError(f"{label}: a process was killed; out of memory? A smaller --nj needs less") from None
 
 
 def _end_with_parent() -> None:
