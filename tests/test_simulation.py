@@ -1,0 +1,410 @@
+"""Mixtures: decided as text by names alone, rendered with the levels that were asked for."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from tse_lib import audio
+from tse_lib.config import Simulation, build
+from tse_lib.data.dataset import load_source, load_waveforms
+from tse_lib.dsp.level import active_samples
+from tse_lib.manifest import Mixture, Source, Utterance, read_mixtures, write_mixtures
+from tse_lib.simulation.render import PEAK, Waveforms, render
+from tse_lib.simulation.sample import Corpus, check_disjoint, read_corpus, sample, target_is_present
+
+RATE = 8000
+
+
+def conf_of(**changes) -> Simulation:
+    return build(Simulation, {**tiny.SIMULATION, **changes}, "simulation")
+
+
+@pytest.fixture(scope="module")
+def corpus(corpus_dir) -> Corpus:
+    return read_corpus(corpus_dir / "train", corpus_dir / "noise", corpus_dir / "rir")
+
+
+def draw(corpus, count=40, seed=0, **changes) -> list[Mixture]:
+    return [sample(corpus, conf_of(**changes), RATE, seed, "train", f"train-{i}") for i in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------ signal: levels
+
+
+def voices(*names, seconds=1.0, seed=0):
+    return [torch.from_numpy(tiny.voice(name, round(seconds * RATE))).double() for name in names]
+
+
+def mixture_of(sir_db=(3.0,), snr_db=None, present=True, level_dbfs=-25.0, offsets=(0, 0, 0), num_samples=RATE):
+    talkers = [
+        Source("", 0, RATE, spk_id="abc"[place], offset=offsets[place], level_db=level)
+        for place, level in enumerate([0.0, *sir_db])
+    ]
+    noise = None if snr_db is None else Source("", 0, RATE, level_db=snr_db)
+    enroll = Source("", 0, RATE, spk_id="a" if present else "z")
+    return Mixture("mix", RATE, num_samples, present, tuple(talkers), (enroll,), noise, level_dbfs)
+
+
+def rendered(mixture, rirs=None, noise=None, enroll="a-9"):
+    waves = voices("a-0", "b-0", "c-0")[: len(mixture.talkers)]
+    noise = torch.randn(RATE, dtype=torch.float64, generator=torch.manual_seed(0)) if mixture.noise else noise
+    return render(mixture, Waveforms(waves, voices(enroll), noise, rirs or [None] * len(waves)))
+
+
+def level_db(x, where):
+    return 10 * math.log10(x[where].square().mean())
+
+
+def room(seed, direct=3):
+    response = torch.randn(1500, dtype=torch.float64, generator=torch.manual_seed(seed))
+    response *= 0.2 * torch.exp(-torch.arange(1500) / 250)
+    response[direct] = 1.0
+    return response
+
+
+@pytest.mark.parametrize("with_rooms", [False, True], ids=["dry", "rooms"])
+@pytest.mark.parametrize("sir_db", [(0.0,), (-7.5, 4.0), (20.0, -20.0)])
+@pytest.mark.parametrize("snr_db", [-5.0, 12.0])
+def test_sir_and_snr_are_what_was_asked_over_the_targets_active_samples(sir_db, snr_db, with_rooms):
+    mixture = mixture_of(sir_db, snr_db, offsets=(1000, 0, 300))
+    out = rendered(mixture, [room(seed) for seed in range(len(sir_db) + 1)] if with_rooms else None)
+    active = active_samples(out.images[0], RATE)
+    assert 0.1 < active.double().mean() < 0.9
+    for image, wanted in zip(out.images[1:], sir_db, strict=True):
+        assert level_db(out.images[0], active) - level_db(image, active) == pytest.approx(wanted, abs=0.01)
+    speech = torch.stack(out.images).sum(0)
+    assert level_db(speech, active) - level_db(out.noise, active) == pytest.approx(snr_db, abs=0.01)
+
+
+def test_the_active_samples_are_those_of_the_target():
+    """Loud noise in the target's pause does not count: the same levels come out with and without the pause."""
+    mixture = mixture_of((0.0,), num_samples=RATE)
+    target, other = voices("a-0", "b-0")
+    target[RATE // 2 :] = 0
+    other[RATE // 2 :] *= 30
+    out = render(mixture, Waveforms([target, other], voices("a-9"), None, [None, None]))
+    active = active_samples(out.images[0], RATE)
+    assert not active[RATE // 2 + 200 :].any()
+    assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(0, abs=0.01)
+
+
+def test_a_talker_in_the_targets_pauses_is_levelled_by_its_own_speech():
+    target, other = voices("a-0", "b-0")
+    target[RATE // 2 :], other[: RATE // 2 + 400] = 0, 0
+    out = render(mixture_of((6.0,)), Waveforms([target, other], voices("a-9"), None, [None, None]))
+    levels = [level_db(image, active_samples(image, RATE)) for image in out.images]
+    assert levels[0] - levels[1] == pytest.approx(6, abs=0.01)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_the_mixture_is_the_sum_of_its_parts(present):
+    out = rendered(mixture_of((2.0, -3.0), 5.0, present), [room(1), None, room(2)])
+    torch.testing.assert_close(out.mixture, torch.stack([*out.images, out.noise]).sum(0), rtol=0, atol=1e-12)
+    assert torch.equal(out.target, out.images[0] if present else torch.zeros(RATE, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("level", [-40.0, -25.0])
+def test_level_of_mixture_and_enrolment(level):
+    out = rendered(mixture_of(level_dbfs=level))
+    everywhere = torch.ones(RATE, dtype=torch.bool)
+    assert level_db(out.mixture, everywhere) == pytest.approx(level, abs=0.01)
+    assert level_db(out.enrolls[0], everywhere) == pytest.approx(level, abs=0.01)
+
+
+def test_nothing_is_louder_than_the_peak_and_ratios_stay():
+    mixture = mixture_of((4.0,), 3.0, level_dbfs=0.0)
+    out = rendered(mixture)
+    parts = [out.mixture, *out.images, out.noise]
+    assert max(float(part.abs().max()) for part in parts) == pytest.approx(PEAK, abs=1e-9)
+    assert float(out.enrolls[0].abs().max()) <= PEAK + 1e-12
+    active = active_samples(out.images[0], RATE)
+    assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(4, abs=0.01)
+
+
+def test_a_unit_response_is_the_dry_signal():
+    unit = torch.zeros(400, dtype=torch.float64)
+    unit[0] = 0.3  # whatever its gain
+    dry, wet = rendered(mixture_of((1.0,), 10.0)), rendered(mixture_of((1.0,), 10.0), [unit, unit])
+    torch.testing.assert_close(wet.mixture, dry.mixture, rtol=0, atol=1e-10)
+    torch.testing.assert_close(wet.target, dry.target, rtol=0, atol=1e-10)
+
+
+def test_an_image_is_the_convolution_and_rings_on_after_the_crop():
+    wave, response = voices("a-0", seconds=0.25)[0], room(4)
+    mixture = mixture_of((), offsets=(500,))
+    out = render(mixture, Waveforms([wave], voices("a-9"), None, [response]))
+    expected = np.zeros(RATE + 4000)
+    full = np.convolve(wave.numpy(), response.numpy())
+    expected[500 : 500 + len(full)] = full
+    image = out.images[0].numpy()
+    gain = image @ expected[:RATE] / (expected[:RATE] @ expected[:RATE])
+    np.testing.assert_allclose(image, gain * expected[:RATE], atol=1e-9)
+    assert np.abs(image[500 + len(wave) : 500 + len(full)]).max() > 0 and not image[:500].any()
+
+
+def test_short_noise_is_repeated():
+    clip = torch.randn(700, dtype=torch.float64, generator=torch.manual_seed(1))
+    mixture = mixture_of((), 0.0)
+    out = render(mixture, Waveforms(voices("a-0"), voices("a-9"), clip, [None]))
+    torch.testing.assert_close(out.noise[700:1400], out.noise[:700])
+    assert (out.noise != 0).all()
+
+
+def test_rendering_is_pure(corpus):
+    mixture = draw(corpus, 1)[0]
+    first, second = (render(mixture, load_waveforms(mixture)) for _ in range(2))
+    assert torch.equal(first.mixture, second.mixture) and torch.equal(first.target, second.target)
+
+
+def test_an_absent_targets_audio_is_zeros_and_its_interferers_keep_their_level():
+    out = rendered(mixture_of((5.0,), present=False), enroll="z-0")
+    active = active_samples(out.images[0], RATE)
+    assert not out.target.any()
+    assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(5, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ signal: from files
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+@pytest.mark.parametrize("file_rate", [8000, 16000])
+def test_speed_moves_pitch_and_duration(tmp_path, speed, file_rate):
+    time = np.arange(file_rate) / file_rate
+    audio.write(tmp_path / "tone.wav", (0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32), file_rate)
+    wave = load_source(Source(str(tmp_path / "tone.wav"), 0, file_rate, speed=speed), RATE).numpy()
+    assert len(wave) == pytest.approx(RATE / speed, abs=2)
+    spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 8 * RATE))
+    assert spectrum.argmax() / 8 == pytest.approx(1000 * speed, abs=1)
+
+
+def test_a_crop_is_read_from_where_it_says(tmp_path):
+    wave = tiny.voice("a-0", RATE)
+    audio.write(tmp_path / "a.wav", wave, RATE)
+    np.testing.assert_array_equal(load_source(Source(str(tmp_path / "a.wav"), 1234, 500), RATE), wave[1234:1734])
+
+
+def test_drawn_mixtures_render_with_their_levels(corpus):
+    """End to end with files, speed and rooms."""
+    for mixture in draw(corpus, 12, rir_probability=0.5, speed=[0.9, 1.1], noise_probability=1):
+        out = render(mixture, load_waveforms(mixture))
+        active = active_samples(out.images[0], RATE)
+        for image, source in zip(out.images[1:], mixture.talkers[1:], strict=True):
+            sir = level_db(out.images[0].double(), active) - level_db(image.double(), active)
+            assert sir == pytest.approx(source.level_db, abs=0.01)
+        speech = torch.stack(out.images).sum(0).double()
+        snr = level_db(speech, active) - level_db(out.noise.double(), active)
+        assert snr == pytest.approx(mixture.noise.level_db, abs=0.01)
+        assert len(out.mixture) == mixture.num_samples
+
+
+# ------------------------------------------------------------------------------------------------ text: who
+
+
+def test_enrolments_are_of_the_target_and_never_mixed(corpus):
+    for mixture in draw(corpus, 100, num_enrolls=[1, 2]):
+        mixed = {source.utt_id for source in mixture.talkers}
+        assert not mixed & {source.utt_id for source in mixture.enrolls}
+        assert len({source.utt_id for source in mixture.enrolls}) == len(mixture.enrolls)
+        assert len({source.spk_id for source in mixture.talkers}) == len(mixture.talkers)
+        speakers = {source.spk_id for source in mixture.enrolls}
+        assert speakers == {mixture.target_spk}
+        if mixture.target_present:
+            assert mixture.talkers[0].spk_id == mixture.target_spk
+        else:
+            assert mixture.target_spk not in {source.spk_id for source in mixture.talkers}
+
+
+def test_counts_lie_in_their_ranges_and_reach_both_ends(corpus):
+    mixtures = draw(corpus, 100, num_talkers=[1, 3], num_enrolls=[1, 2])
+    assert {len(mixture.talkers) for mixture in mixtures} == {1, 2, 3}
+    assert {len(mixture.enrolls) for mixture in mixtures} == {1, 2}
+
+
+def test_levels_and_speeds_lie_in_their_ranges(corpus):
+    mixtures = draw(corpus, 100, sir_db=[-3, 3], snr_db=[7, 9], level_dbfs=[-31, -30], speed=[0.95, 1.05])
+    sirs = [source.level_db for mixture in mixtures for source in mixture.talkers[1:]]
+    assert -3 <= min(sirs) < -2 and 2 < max(sirs) <= 3
+    assert all(7 <= mixture.noise.level_db <= 9 for mixture in mixtures if mixture.noise)
+    assert all(-31 <= mixture.level_dbfs <= -30 for mixture in mixtures)
+    speeds = [source.speed for mixture in mixtures for source in mixture.talkers]
+    assert 0.95 <= min(speeds) < 0.97 and 1.03 < max(speeds) <= 1.05
+
+
+def test_a_talkers_speed_is_its_enrolments(corpus):
+    for mixture in draw(corpus, 40, speed=[0.9, 1.1], target_absent=0):
+        assert {source.speed for source in mixture.enrolls} == {mixture.talkers[0].speed}
+        assert len({source.speed for source in mixture.talkers}) == len(mixture.talkers)
+
+
+def test_presence_noise_and_rooms_come_as_often_as_asked(corpus):
+    mixtures = draw(corpus, 400, target_absent=0.25, noise_probability=0.6, rir_probability=0.3)
+    assert np.mean([not mixture.target_present for mixture in mixtures]) == pytest.approx(0.25, abs=0.07)
+    assert np.mean([mixture.noise is not None for mixture in mixtures]) == pytest.approx(0.6, abs=0.08)
+    rooms = [bool(source.rir) for mixture in mixtures for source in mixture.talkers]
+    assert np.mean(rooms) == pytest.approx(0.3, abs=0.06)
+    assert not any(source.rir for mixture in mixtures for source in mixture.enrolls)
+
+
+def test_presence_can_be_drawn_alone(corpus):
+    conf = conf_of(target_absent=0.5)
+    for mixture in draw(corpus, 60, target_absent=0.5):
+        assert mixture.target_present == target_is_present(conf, 0, "train", mixture.mix_id)
+
+
+# ---------------------------------------------------------------------------------------------- text: by names alone
+
+
+def test_the_order_of_drawing_changes_nothing(corpus):
+    forwards = draw(corpus, 10)
+    backwards = [sample(corpus, conf_of(), RATE, 0, "train", f"train-{i}") for i in reversed(range(10))]
+    assert forwards == backwards[::-1]
+
+
+def test_another_process_draws_the_same_text(corpus, corpus_dir):
+    code = f"""
+import random
+from pathlib import Path
+from tests.test_simulation import draw
+from tse_lib.simulation.sample import read_corpus
+data = Path({str(corpus_dir)!r})
+for mixture in draw(read_corpus(data / "train", data / "noise", data / "rir"), 3, rir_probability=0.5):
+    print(mixture.to_json())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [mix.to_json() for mix in draw(corpus, 3, rir_probability=0.5)]
+
+
+def test_seed_split_and_id_all_count(corpus):
+    one = sample(corpus, conf_of(), RATE, 0, "train", "m")
+    others = [sample(corpus, conf_of(), RATE, seed, split, "m") for seed, split in ((1, "train"), (0, "dev"))]
+    assert all(dataclasses.replace(other, mix_id="m") != one for other in others)
+
+
+@pytest.mark.parametrize(
+    ("changes", "moved"),
+    [
+        ({"noise_probability": 0}, {"noise"}),
+        ({"level_dbfs": -3}, {"level_dbfs"}),
+        ({"snr_db": 1}, {"noise"}),
+        ({"rir_probability": 1}, {"talkers"}),
+        ({"sir_db": 1}, {"talkers"}),
+        ({"enroll_s": 0.2}, {"enrolls"}),
+        ({"num_enrolls": 2}, {"enrolls"}),
+    ],
+)
+def test_one_knob_moves_nothing_else(corpus, changes, moved):
+    for before, after in zip(draw(corpus, 12), draw(corpus, 12, **changes), strict=True):
+        before, after = dataclasses.asdict(before), dataclasses.asdict(after)
+        assert {key for key in before if before[key] != after[key]} <= moved
+        for one, other in zip(before["talkers"], after["talkers"], strict=True):
+            assert {key for key in one if one[key] != other[key]} <= {"rir", "level_db"}
+
+
+def test_one_more_enrolment_keeps_the_first(corpus):
+    for one, two in zip(draw(corpus, 12), draw(corpus, 12, num_enrolls=2), strict=True):
+        assert two.enrolls[0] == one.enrolls[0]
+
+
+def test_text_survives_the_file(corpus, tmp_path):
+    mixtures = draw(corpus, 10, rir_probability=0.5)
+    write_mixtures(tmp_path / "mixtures.jsonl", mixtures)
+    assert read_mixtures(tmp_path / "mixtures.jsonl") == mixtures
+
+
+# ------------------------------------------------------------------------------------------------ text: crops
+
+
+def corpus_of(activity="", num_samples=4 * RATE, file_rate=RATE):
+    utts = [
+        Utterance(f"{spk}-{n}", f"{spk}-{n}.wav", file_rate, num_samples, 100, spk, activity)
+        for spk in "abc"
+        for n in range(2)
+    ]
+    return Corpus(utts)
+
+
+def dry(**changes):
+    return {"noise_probability": 0, "target_absent": 0, **changes}
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.0, 1.2])
+def test_a_crop_fills_the_mixture_and_lies_in_its_utterance(speed):
+    file_rate = 16000
+    for mixture in draw(corpus_of(num_samples=4 * file_rate, file_rate=file_rate), 30, **dry(speed=speed)):
+        for source in mixture.talkers:
+            assert source.num_samples == pytest.approx(0.4 * file_rate * speed, abs=1)
+            assert 100 <= source.start and source.start + source.num_samples <= 100 + 4 * file_rate
+            assert source.offset == 0
+        for source in mixture.enrolls:
+            assert source.num_samples == pytest.approx(0.3 * file_rate * speed, abs=1)
+
+
+def test_crops_hold_enough_speech():
+    """3 of 4 seconds are pauses; at least half of every 0.4 s crop is speech all the same."""
+    activity = "0" * 15 + "1" * 10 + "0" * 15
+    starts = [
+        source.start - 100
+        for mixture in draw(corpus_of(activity), 60, **dry(min_activity=0.5))
+        for source in (*mixture.talkers, *mixture.enrolls)
+    ]
+    shares = [np.mean([1.5 * RATE <= start + at < 2.5 * RATE for at in range(0, 2400, 80)]) for start in starts]
+    assert np.mean(np.array(shares) >= 0.45) > 0.97  # 20 tries fail now and then; blocks are 100 ms
+    assert len(set(starts)) > 50
+
+
+def test_without_speech_enough_the_best_crop_is_taken():
+    activity = "0" * 20 + "1" + "0" * 19
+    with_speech = [
+        source.start - 100 < 2.1 * RATE and source.start - 100 + source.num_samples > 2.0 * RATE
+        for mixture in draw(corpus_of(activity), 40, **dry(min_activity=0.9))
+        for source in mixture.talkers
+    ]
+    assert np.mean(with_speech) > 0.8  # by chance alone: 14 %
+
+
+def test_a_short_utterance_is_taken_whole_and_begins_anywhere_inside():
+    offsets = []
+    for mixture in draw(corpus_of(num_samples=RATE // 5), 60, **dry()):
+        for source in mixture.talkers:
+            assert (source.start, source.num_samples) == (100, RATE // 5)
+            assert 0 <= source.offset <= 0.4 * RATE - RATE // 5
+            offsets.append(source.offset)
+        assert all(source.offset == 0 for source in mixture.enrolls)
+    assert min(offsets) < 200 and max(offsets) > 1400
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def test_more_talkers_than_speakers(corpus):
+    with pytest.raises(ValueError, match="num_talkers: 6 different speakers needed, the set has 5"):
+        draw(corpus, 1, num_talkers=6, target_absent=0)
+    with pytest.raises(ValueError, match="num_talkers: 6 different speakers needed"):
+        draw(corpus, 1, num_talkers=5, target_absent=1)
+
+
+@pytest.mark.parametrize("knob", ["noise_probability", "rir_probability"])
+def test_a_set_that_was_not_given(knob):
+    with pytest.raises(ValueError, match=f"{knob} is above 0, but no set of"):
+        draw(corpus_of(), 1, **{**dry(), knob: 0.5})
+
+
+def test_too_few_speakers_or_utterances(tmp_path):
+    tiny.write_set(tmp_path / "one", {"a-0": tiny.voice("a-0", 800), "a-1": tiny.voice("a-1", 800)})
+    with pytest.raises(ValueError, match=r"1 speaker\(s\), at least 2"):
+        read_corpus(tmp_path / "one")
+    tiny.write_set(tmp_path / "two", {name: tiny.voice(name, 800) for name in ("a-0", "a-1", "b-0")})
+    with pytest.raises(ValueError, match=r"1 speaker\(s\) with one utterance \(b…\)"):
+        read_corpus(tmp_path / "two")
+
+
+def test_a_speaker_in_two_sets(corpus):
+    check_disjoint({"train": corpus, "dev": Corpus([])})
+    with pytest.raises(ValueError, match="speaker 'a' is in train and in dev"):
+        check_disjoint({"train": corpus, "dev": corpus_of()})
