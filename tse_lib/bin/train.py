@@ -69,10 +69,12 @@ def num_processes(wanted: str, device: str, batch_size: int) -> int:
 
 def run_processes(nproc: int, argv: list[str]) -> None:
     """Become torchrun with `nproc` copies of this command, each with its share of the cores."""
+    own = [word for place, word in enumerate(argv) if "--nproc" not in argv[max(0, place - 1) : place + 1]]
+    own = [word for word in own if not word.startswith("--nproc=")]  # torchrun takes it for an option of its own
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
-    os.execv(sys.executable, [*torchrun, "-m", "tse_lib.bin.main", "train", *argv])
+    os.execv(sys.executable, [*torchrun, "-m", "tse_lib.bin.main", "train", *own])
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
