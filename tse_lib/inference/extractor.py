@@ -124,7 +124,10 @@ def load(path: str | Path, device: str = "cpu") -> Extractor:
         wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
         weights, conf = averaged_weights(saved), build(Deployed, wanted, str(path))
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{path}: weights do not fit its conf; {' '.join(str(error).split())}") from None
     if missing or unexpected:
         raise ValueError(f"{path}: weights do not fit its conf; missing {missing[:3]}, unexpected {unexpected[:3]}")
     return Extractor(model, conf, device)
