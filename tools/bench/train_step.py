@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--conf", default="tools/bench/hifi_tse_v2.yaml", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="(default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="under a minute anywhere: 2 rounds, one block, 0.2 s, batch 1")
+    parser.add_argument("--quick", action="store_true", help="within a minute: 2 rounds, one block, 0.2 s, batch 1")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
 
@@ -63,7 +63,7 @@ def measure(conf: Config, device: torch.device, rounds: int) -> dict[str, object
     on_gpu = device.type == "cuda"
     return {
         "bench": "train_step",
-        "case": f"{conf.model.name} batch {conf.train.batch_size} x {conf.simulation.segment_s:g} s, {conf.sample_rate} Hz",
+        "case": f"{conf.model.name} {conf.train.batch_size} x {conf.simulation.segment_s:g} s, {conf.sample_rate} Hz",
         "baseline": "float32",
         "baseline_s": round(median["float32"], 4),
         "ours_s": round(median["bfloat16"], 4),

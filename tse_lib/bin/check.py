@@ -84,7 +84,7 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
         "peak memory": memory,
         "time a step": f"{step_s:.3f} s",
         "time to draw a batch": f"{draw_s / num_steps:.3f} s on one core" if data else "not measured (give --train)",
-        "the whole training": f"{conf.train.max_steps} steps, about {hours:.1f} h on this machine, validation not counted",
+        "the whole training": f"{conf.train.max_steps} steps, about {hours:.1f} h here, validation not counted",
     }
 
 

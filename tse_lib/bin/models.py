@@ -9,7 +9,7 @@ from tse_lib.models.presets import PRESETS, describe
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse models",
-        description="List the networks with their published sizes: parameters and multiply-accumulates per second of audio.",
+        description="List the networks at their published sizes: parameters, multiply-accumulates per second of audio.",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable")
     args = parser.parse_args(argv)
@@ -19,6 +19,6 @@ def main(argv: list[str]) -> None:
         return
     for row in rows:
         print(
-            f"{row['name']:<12} {row['preset']:<14} {row['task']:<8} {row['params']:>12,}  {row['gmac_per_s']:>7.2f} GMAC/s  "
-            f"{row['sample_rate']:>6} Hz  {'causal' if row['causal'] else 'not causal'}  {row['paper']}"
+            f"{row['name']:<12} {row['preset']:<14} {row['task']:<8} {row['params']:>12,}  {row['gmac_per_s']:>7.2f} "
+            f"GMAC/s  {row['sample_rate']:>6} Hz  {'causal' if row['causal'] else 'not causal'}  {row['paper']}"
         )

@@ -30,4 +30,5 @@ def main(argv: list[str]) -> None:
             shutil.rmtree(folder / "mixtures", ignore_errors=True)  # audio of other mixtures
         write_mixtures(list_path, mixtures)
         present = sum(mixture.target_present for mixture in mixtures)
-        print(f"{list_path}: {len(mixtures)} mixtures, target present in {present}, absent in {len(mixtures) - present}")
+        absent = len(mixtures) - present
+        print(f"{list_path}: {len(mixtures)} mixtures, target present in {present}, absent in {absent}")

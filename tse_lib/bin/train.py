@@ -17,15 +17,15 @@ from tse_lib.training.trainer import pick_device, train
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse train",
-        description="Train the model of a conf. Started again after any kill, it goes on from exp/last.pt and ends with "
-        "bit-identical weights.",
+        description="Train the model of a conf. Started again after any kill, it goes on from exp/last.pt and ends "
+        "with bit-identical weights.",
         epilog="example: tse train --conf conf/tse.yaml --data data --train train --noise noise_train --dev dev "
         "--exp exp/tse --set train.max_steps=2000",
     )
     parser.add_argument("--conf", required=True)
     parser.add_argument("--exp", required=True, help="folder for checkpoints and logs")
     add_data_options(parser)
-    parser.add_argument("--dev", default="dev", help="set of rendered mixtures to choose the best by (default: %(default)s)")
+    parser.add_argument("--dev", default="dev", help="rendered mixtures to choose the best by (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--nproc", default="1", help="processes on this machine; auto: one a GPU, else one a CPU core")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
     finally:
         distributed.stop()
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"{args.exp}: {state.step} steps in {state.seconds:.0f} s; best SI-SDRi on {args.dev}: {state.best:.2f} dB")
+        took = f"{state.step} steps in {state.seconds:.0f} s"
+        print(f"{args.exp}: {took}; best SI-SDRi on {args.dev}: {state.best:.2f} dB")
 
 
 def num_processes(wanted: str, device: str, batch_size: int) -> int:
@@ -93,9 +94,9 @@ def corpus_of(args: argparse.Namespace) -> Corpus:
 
 def refuse_dev_talkers(corpus: Corpus, dev_dir: Path) -> None:
     """Choosing the best by talkers that were trained on would choose the one that remembers best."""
-    talkers = {
-        source.spk_id for mixture in read_mixtures(dev_dir / "mixtures.jsonl") for source in (*mixture.talkers, *mixture.enrolls)
-    }
+    mixtures = read_mixtures(dev_dir / "mixtures.jsonl")
+    talkers = {source.spk_id for mixture in mixtures for source in (*mixture.talkers, *mixture.enrolls)}
     both = sorted(talkers & set(corpus.speakers))
     if both:
-        raise ValueError(f"{dev_dir}: {len(both)} of its talkers are trained on ({', '.join(both[:3])}…); split by speaker")
+        shown = ", ".join(both[:3])
+        raise ValueError(f"{dev_dir}: {len(both)} of its talkers are trained on ({shown}…); split by speaker")

@@ -1,4 +1,4 @@
-"""Cutting a long signal into overlapping chunks and putting them together again: every sample covered, weights sum to one."""
+"""Cutting a long signal into overlapping chunks and putting them together: every sample covered, weights sum to one."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Strict importers of other projects' checkpoints: nothing in a file is executed, no name may be missing or left over."""
+"""Strict importers of other projects' checkpoints: nothing is executed, no name may be missing or left over."""
 
 from pathlib import Path
 from typing import Any

@@ -23,7 +23,7 @@ def recognise(saved: Any) -> bool:
 
 
 def read(saved: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """(weights, model params, what was recognised). The averaged weights where there are some, as selection used them."""
+    """(weights, model params, what was recognised). Averaged weights where there are some: they were selected."""
     if "ema_generator" in saved:
         weights = {
             key.removeprefix("module."): value for key, value in saved["ema_generator"].items() if key != "n_averaged"

@@ -93,7 +93,7 @@ class Extractor:
         self, enroll: np.ndarray | Tensor | Sequence[np.ndarray | Tensor], sample_rate: int
     ) -> dict[str, Tensor]:
         """One or several enrolments to a condition of one item."""
-        several = list(enroll) if isinstance(enroll, (list, tuple)) else [enroll]
+        several = [enroll] if isinstance(enroll, (np.ndarray, Tensor)) else list(enroll)
         if not several:
             raise ValueError("no enrolment was given")
         waves = []

@@ -1,4 +1,4 @@
-"""Packed models: a folder of `model.safetensors`, `model.yaml` and a README, holding no code and nothing of training."""
+"""Packed models: a folder of `model.safetensors`, `model.yaml` and a README; no code, nothing of training."""
 
 from pathlib import Path
 

@@ -77,6 +77,9 @@ class BandSplit(nn.Module):
 class BandMerge(nn.Module):
     """D features a band to a complex mask, averaged where bands overlap: (B, L, N, D) -> (B, L, F, 2)."""
 
+    bins: Tensor
+    cover: Tensor
+
     def __init__(self, bands: list[tuple[int, int]], dim: int, num_bins: int):
         super().__init__()
         self.projections = nn.ModuleList(nn.Linear(dim, 2 * (last - first + 1)) for first, last in bands)
@@ -86,7 +89,7 @@ class BandMerge(nn.Module):
         for project in self.projections:  # the mask starts as 1 + 0i: the untrained output is the mixture
             nn.init.normal_(project.weight, std=1e-4)  # type: ignore[arg-type]
             with torch.no_grad():
-                project.bias.view(-1, 2).copy_(torch.tensor([1.0, 0.0]))  # type: ignore[union-attr, operator]
+                project.bias.view(-1, 2).copy_(torch.tensor([1.0, 0.0]))  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         parts = torch.cat([project(x[:, :, band]) for band, project in enumerate(self.projections)], -1)
@@ -128,6 +131,8 @@ class HiFiTSE(nn.Module):
         condition_dropout: probability (training) that an item's whole condition is zeroed.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
     """
+
+    window: Tensor
 
     def __init__(
         self,

@@ -59,9 +59,9 @@ def render(mixture: Mixture, waveforms: Waveforms) -> Rendered:
         noise = noise * _gain_for(noise, active, speech_rms, mixture.noise.level_db, mixture.sample_rate)
     parts = images if noise is None else [*images, noise]
     mixed = torch.stack(parts).sum(0)
-    scale = gain(mixture.level_dbfs) / rms(mixed).clamp_min(1e-8)
+    wanted = gain(mixture.level_dbfs) / max(float(rms(mixed)), 1e-8)
     loudest = max(float(part.abs().max()) for part in [mixed, *parts])
-    scale = min(float(scale), PEAK / max(loudest, 1e-8))
+    scale = min(wanted, PEAK / max(loudest, 1e-8))
     images = [image * scale for image in images]
     return Rendered(
         mixture=mixed * scale,

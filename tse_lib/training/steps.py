@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tse_lib.losses import Loss
 
@@ -63,8 +64,8 @@ def supervised_step(
     for number, batch in enumerate(batches):
         batch = to_device(batch, device)
         last = number == len(batches) - 1
-        wait = contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
-        with wait:
+        waits = isinstance(model, DistributedDataParallel) and not last  # the processes meet once a step
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with autocast:
                 estimate = model(batch["mixture"], batch["enroll"], batch["lengths"])
             loss, shares = objective(estimate.float(), batch, counts)

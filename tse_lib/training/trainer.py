@@ -96,7 +96,7 @@ def new_state(conf: Config, device: torch.device) -> State:
     model.to(device)
     train = conf.train
 
-    def average(ema: list[Tensor], current: list[Tensor], count: int | Tensor) -> None:
+    def average(ema: Any, current: Any, count: int | Tensor) -> None:
         count = int(count)  # young averages forget faster: the first steps are no part of a good mean
         torch._foreach_lerp_(ema, current, 1 - min(train.ema_decay, (1 + count) / (10 + count)))
 
@@ -184,7 +184,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
             numbers, interval = mean_of(interval), []
             state.seconds = time.monotonic() - started
             if log:
-                log.train(state.step, {**numbers, "lr": lr, "seconds": round(state.seconds, 1)})
+                log.train(state.step, {**numbers, "lr": float(lr), "seconds": round(state.seconds, 1)})
                 bar.set_postfix(loss=f"{numbers['loss']:.2f}", best=f"{state.best:.2f}", refresh=False)
         bar.update()
         if due or state.step % conf.train.valid_every == 0:
