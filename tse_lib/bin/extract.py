@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     settings = Inference(
         **{**extractor.conf.inference.model_dump(), **{k: v for k, v in given.items() if v is not None}}
     )
-    estimate = extractor.extract(mixture, enrolls, sample_rate, extractor.sample_rate, settings)
+    estimate = extractor.extract(mixture, enrolls, sample_rate, extractor.sample_rate, settings, progress=True)
     audio.write(args.out, fit_full_scale(estimate, args.out), sample_rate)
     print(f"{args.out}: {mixture.shape[1] / sample_rate:.1f} s, {len(mixture)} channel(s), {sample_rate} Hz")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 
 def chunk_starts(num_samples: int, chunk: int, hop: int) -> list[int]:
@@ -20,7 +21,12 @@ def cross_fade(num_samples: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def overlap_add(
-    process: Callable[[Tensor], Tensor], mixture: Tensor, chunk: int, overlap_count: int, batch_size: int
+    process: Callable[[Tensor], Tensor],
+    mixture: Tensor,
+    chunk: int,
+    overlap_count: int,
+    batch_size: int,
+    progress: bool = False,
 ) -> Tensor:
     """Run `process` on overlapping chunks and cross-fade the results, each weight divided by the sum of weights.
 
@@ -30,6 +36,7 @@ def overlap_add(
         chunk: samples in one chunk.
         overlap_count: how many chunks cover a sample, at least 1.
         batch_size: chunks at once; changes nothing but speed and memory.
+        progress: show a bar where there is more than one batch.
 
     Returns:
         (S, C, T)
@@ -42,7 +49,9 @@ def overlap_add(
         return process(mixture[None])[0]
     window = cross_fade(chunk, mixture.dtype).to(mixture.device)
     total, weight = mixture.new_zeros(0), mixture.new_zeros(num_samples)
-    for first in range(0, len(starts), batch_size):
+    firsts = range(0, len(starts), batch_size)
+    hidden = not progress or len(firsts) == 1
+    for first in tqdm(firsts, desc="chunks", unit="batch", dynamic_ncols=True, disable=hidden):
         group = starts[first : first + batch_size]
         outputs = process(torch.stack([mixture[:, start : start + chunk] for start in group]))  # (B, S, C, chunk)
         if not len(total):

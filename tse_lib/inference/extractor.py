@@ -17,7 +17,13 @@ from tse_lib.models import build_model
 
 @torch.no_grad()
 def infer(
-    model: nn.Module, mixture: Tensor, condition: dict[str, Tensor], chunk_s: float, overlap_count: int, batch_size: int
+    model: nn.Module,
+    mixture: Tensor,
+    condition: dict[str, Tensor],
+    chunk_s: float,
+    overlap_count: int,
+    batch_size: int,
+    progress: bool = False,
 ) -> Tensor:
     """mixture (C, T) at the model's rate, condition of one item -> (S, C, T).
 
@@ -31,7 +37,7 @@ def infer(
         repeated = {key: value.expand(len(chunks), *value.shape[1:]) for key, value in condition.items()}
         return model(chunks, repeated)
 
-    return overlap_add(process, mixture, chunk, overlap_count, batch_size)
+    return overlap_add(process, mixture, chunk, overlap_count, batch_size, progress)
 
 
 class Extractor:
@@ -56,6 +62,7 @@ class Extractor:
         sample_rate: int,
         enroll_sample_rate: int | None = None,
         settings: Inference | None = None,
+        progress: bool = False,
     ) -> np.ndarray:
         """The wanted talker's voice alone.
 
@@ -65,6 +72,7 @@ class Extractor:
             sample_rate: of the mixture, any; the estimate comes back at the same.
             enroll_sample_rate: of the enrolments, if it differs.
             settings: chunk length, overlap and batch size; the conf's own by default.
+            progress: show a bar when the mixture is cut into chunks.
 
         Returns:
             float32, the shape of `mixture`.
@@ -84,6 +92,7 @@ class Extractor:
             settings.chunk_s,
             settings.overlap_count,
             settings.batch_size,
+            progress,
         )[0]
         back = audio.resample(estimate.float().cpu().numpy(), self.sample_rate, sample_rate)
         return _to_length(back, wave.shape[-1]).reshape(wave.shape)
