@@ -226,3 +226,9 @@ def test_checkpoints_that_do_not_fit(tmp_path, change, told):
 def test_a_missing_model():
     with pytest.raises(FileNotFoundError, match="nowhere/best.pt: no such checkpoint"):
         tse_lib.load("nowhere/best.pt")
+
+
+def test_cross_fade_has_no_zero_even_for_a_minute_at_48_khz():
+    window = cross_fade(48000 * 60)
+    assert (window > 0).all()
+    torch.testing.assert_close(window[:100000], cross_fade(48000 * 60, torch.float64)[:100000].float(), rtol=1e-4, atol=0)

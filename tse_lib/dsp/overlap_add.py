@@ -16,8 +16,11 @@ def chunk_starts(num_samples: int, chunk: int, hop: int) -> list[int]:
 
 
 def cross_fade(num_samples: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A Hann window without zeros, so that a sample under one chunk only is divided by something."""
-    return torch.hann_window(num_samples + 2, periodic=False, dtype=dtype)[1:-1]
+    """A Hann window without zeros, so that a sample under one chunk only is divided by something.
+
+    As sin^2: 1 - cos of the first sample of a long window is 0 in single precision.
+    """
+    return torch.sin(torch.pi * torch.arange(1, num_samples + 1, dtype=dtype) / (num_samples + 1)).square()
 
 
 def overlap_add(
