@@ -12,14 +12,11 @@ from torch import Tensor
 from tse_lib.models.presets import HIFI_TSE_V2
 
 SAMPLE_RATE = 48000
+WIDTH = "gridnet.blocks.0.freq_lstm.weight_hh_l0"  # tells the size of the LSTMs
 
 
 def recognise(saved: Any) -> bool:
-    return (
-        isinstance(saved, dict)
-        and isinstance(saved.get("generator"), dict)
-        and any(key.startswith("gridnet.") for key in saved["generator"])
-    )
+    return isinstance(saved, dict) and isinstance(saved.get("generator"), dict) and WIDTH in saved["generator"]
 
 
 def read(saved: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], str]:
@@ -32,7 +29,7 @@ def read(saved: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], str]
     else:
         weights, which = saved["generator"], "raw weights (generator)"
     film = any(key.startswith("film.") for key in weights)
-    hidden = weights["gridnet.blocks.0.freq_lstm.weight_hh_l0"].shape[1]
+    hidden = saved["generator"][WIDTH].shape[1]
     reinject = sorted({int(key.split(".")[2]) for key in weights if key.startswith("gridnet.reinject_layers.")})
     params = {**HIFI_TSE_V2, "lstm_hidden": hidden, "film": film, "reinject_at": reinject}
     return weights, params, f"HiFi-TSE {'v2' if film else 'v1'}, {which}, step {saved.get('step', 'unknown')}"
