@@ -1,0 +1,61 @@
+"""Every conf of every recipe builds its model and takes a step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+from tse_lib.bin.check import check
+from tse_lib.config import load_config, load_sets
+from tse_lib.models import build_model
+from tse_lib.models.presets import count_macs
+
+ROOT = Path(__file__).parent.parent
+NOT_EXPERIMENTS = ("sets.yaml", "published.yaml")
+ALL = sorted(ROOT.glob("egs/*/*/conf/*.yaml"))
+EXPERIMENTS = [path for path in ALL if path.name not in NOT_EXPERIMENTS]
+SETS = [path for path in ALL if path.name == "sets.yaml"]
+HEAVY_GMAC = 20  # forward passes of a batch that need more are shrunk to one item of half a second
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT / "egs"))
+
+
+def cost(conf):
+    """GMAC of a forward pass over one optimizer step's mixtures."""
+    model = build_model(conf.model.name, conf.model.params, conf.sample_rate).eval()
+    wave = torch.zeros(1, 1, conf.sample_rate // 2)
+    per_s = 2 * count_macs(model, lambda: model(wave, model.encode(wave))) / 1e9
+    return per_s * conf.simulation.segment_s * conf.train.batch_size * conf.train.accumulate
+
+
+def test_there_are_confs():
+    assert EXPERIMENTS and SETS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_takes_a_step(path):
+    conf = load_config(path)
+    if cost(conf) > HEAVY_GMAC:
+        small = ["train.batch_size=1", "train.accumulate=1", "simulation.segment_s=0.5", "simulation.enroll_s=0.5"]
+        conf = load_config(path, small)
+    report = check(conf, torch.device("cpu"), 1, None)
+    assert report["model"] == conf.model.name
+
+
+@pytest.mark.parametrize("path", SETS, ids=name_of)
+def test_sets_agree_with_the_experiments_beside_them(path):
+    sets = load_sets(path)
+    assert {"dev", "test"} <= sets.sets.keys()
+    for experiment in EXPERIMENTS:
+        if experiment.parent == path.parent:
+            assert load_config(experiment).sample_rate == sets.sample_rate
+
+
+def test_a_conf_that_cannot_train_is_noticed(tmp_path):
+    wanted = tiny.conf_of()
+    broken = wanted.model_copy(update={"model": wanted.model.model_copy(update={"params": {"n_fft": 64}})})
+    with pytest.raises(ValueError, match="model hifi_tse: .*missing"):
+        check(broken, torch.device("cpu"), 1, None)

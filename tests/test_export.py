@@ -1,0 +1,94 @@
+"""A packed model is the model, holds no code, and is not there until it is whole."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import tse_lib
+from tests import tiny
+from tse_lib.bin.main import main
+from tse_lib.inference import packed
+
+
+@pytest.fixture
+def folder(tmp_path, checkpoint_path):
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path / "model")]) == 0
+    return tmp_path / "model"
+
+
+def test_a_packed_model_is_the_model(folder, checkpoint_path):
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors", "model.yaml"]
+    before, after = tse_lib.load(checkpoint_path), tse_lib.load(folder)
+    assert before.conf == after.conf
+    for name, value in before.model.state_dict().items():
+        assert torch.equal(value, after.model.state_dict()[name])
+    mixture, enroll = tiny.voice("a-0", 2000), tiny.voice("b-0", 2000)
+    assert np.array_equal(before.extract(mixture, enroll, 8000), after.extract(mixture, enroll, 8000))
+
+
+def test_nothing_of_training_is_in_it(folder):
+    conf = yaml.safe_load((folder / "model.yaml").read_text())
+    assert set(conf) == {"sample_rate", "model", "inference"}
+
+
+def test_figures_and_licence_stand_in_the_readme(tmp_path, checkpoint_path):
+    metrics = {
+        "si_sdri": {"mean": 7.126, "ci95": [6.5, 7.75], "std": 1, "n": 9},
+        "pesq": {"mean": None, "ci95": None, "std": None, "n": 0},
+    }
+    summary = {"n": 10, "conf": "tse", "seed": 1, "metrics": metrics}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    words = ["--summary", str(tmp_path / "summary.json"), "--data_licence", "CC BY 4.0"]
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path / "model"), *words]) == 0
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert "CC BY 4.0" in text and "| si_sdri | 7.13 | 6.50 to 7.75 | 9 |" in text and "pesq" not in text
+    count = sum(parameter.numel() for parameter in tiny.make_model().parameters())
+    assert f"{count:,} parameters" in text
+
+
+def test_a_difference_after_packing_is_noticed(tmp_path, checkpoint_path, monkeypatch, capsys):
+    original = packed.save_file
+
+    def failing_disk(weights, path):
+        original({name: value + (name == "usef.norm.bias") for name, value in weights.items()}, path)
+
+    monkeypatch.setattr(packed, "save_file", failing_disk)
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path / "model")]) == 4
+    assert "'usef.norm.bias' differs after packing" in capsys.readouterr().err
+
+
+def test_a_folder_without_its_conf_is_no_model(tmp_path, folder):
+    (folder / "model.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.yaml: no such configuration"):
+        tse_lib.load(folder)
+
+
+def test_a_kill_while_packing_leaves_no_model(tmp_path, checkpoint_path, monkeypatch):
+    """model.yaml comes last, and an old one goes first."""
+    extractor = tse_lib.load(checkpoint_path)
+    packed.write_packed(tmp_path / "model", extractor.model.state_dict(), extractor.conf, "")
+
+    def killed(weights, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packed, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        packed.write_packed(tmp_path / "model", extractor.model.state_dict(), extractor.conf, "")
+    assert not (tmp_path / "model" / "model.yaml").exists()
+
+
+@pytest.mark.parametrize("size", [0, 5, 3000])
+def test_weights_cut_short(folder, size):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"model\.safetensors: cut short or damaged"):
+        tse_lib.load(folder)
+
+
+def test_weights_that_are_missing(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no weights here"):
+        tse_lib.load(folder)

@@ -1,0 +1,80 @@
+"""`tse models`: what it says of each preset is so."""
+
+import json
+
+import pytest
+
+from tests import tiny
+from tse_lib.bin.main import main
+from tse_lib.models import MODELS, build_model
+from tse_lib.models.presets import PRESETS, count_macs
+
+PARAMETERS = {"hifi_tse_v1": 7_805_420, "hifi_tse_v2": 11_785_196}  # of the published networks
+KEYS = ["name", "preset", "task", "paper", "params", "gmac_per_s", "sample_rate", "causal"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["models", "--json"]) == 0
+    return {row["preset"]: row for row in json.loads(out.getvalue())}
+
+
+def test_keys_and_kinds(rows):
+    assert rows.keys() == PRESETS.keys()
+    for row in rows.values():
+        assert list(row) == KEYS
+        assert row["name"] in MODELS and row["task"] in ("extract", "separate") and row["paper"]
+        assert (
+            isinstance(row["params"], int) and isinstance(row["causal"], bool) and isinstance(row["sample_rate"], int)
+        )
+
+
+@pytest.mark.parametrize("preset", PARAMETERS)
+def test_parameters_are_those_of_the_published_network(rows, preset):
+    assert rows[preset]["params"] == PARAMETERS[preset]
+
+
+def test_cost_is_plausible(rows):
+    """v2 has wider LSTMs and twice the injections; 100 frames of 53 bands pass each of its weights about once."""
+    v1, v2 = rows["hifi_tse_v1"], rows["hifi_tse_v2"]
+    assert v1["gmac_per_s"] < v2["gmac_per_s"]
+    assert 0.3 < v2["gmac_per_s"] * 1e9 / (v2["params"] * 101 * 53) < 1.5
+
+
+def test_macs_of_a_linear_map_and_an_lstm_are_counted_by_hand():
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(5, 3, batch_first=True, bidirectional=True)
+            self.linear = torch.nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.linear(self.lstm(x)[0])
+
+    net = Net()
+    frames = 2 * 7
+    assert count_macs(net, lambda: net(torch.zeros(2, 7, 5))) == frames * (2 * 4 * 3 * (5 + 3) + 6 * 4)
+    assert not net.lstm._forward_hooks  # nothing stays behind
+
+
+def test_the_table_for_people(capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(PRESETS) and all(preset in line for preset, line in zip(PRESETS, lines, strict=True))
+    assert "11,785,196" in lines[list(PRESETS).index("hifi_tse_v2")]
+
+
+def test_a_small_network_costs_less():
+    import torch
+
+    small = build_model("hifi_tse", tiny.MODEL, tiny.RATE).eval()
+    wave = torch.zeros(1, 1, tiny.RATE)
+    one = count_macs(small, lambda: small(wave, small.encode(wave)))
+    two = count_macs(small, lambda: small(wave.repeat(2, 1, 1), small.encode(wave.repeat(2, 1, 1))))
+    assert two == 2 * one
