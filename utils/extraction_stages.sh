@@ -1,0 +1,32 @@
+# shellcheck shell=bash disable=SC2154
+# Stages 2 to 6 of every target speaker extraction recipe: a run.sh prepares its corpus in stage 1, then calls
+#
+#   extraction_stages "<how to run this recipe>" [option of tse train, tse check ..]
+#
+# It reads the recipe's options conf and nproc, and these names, which a recipe may set:
+sets=conf/sets.yaml # the fixed mixtures
+dev=dev             # the set that chooses the checkpoint
+tests=(test)        # the sets that are scored
+
+extraction_stages() {
+  local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") parts=() summaries=()
+  shift
+  exp=exp/$(basename "$conf" .yaml)
+  stage 2 simulate --in "$sets" "${all[@]/%//wav.scp}" --out "${all[@]/%//mixtures.jsonl}" -- \
+    tse simulate --conf "$sets" --data data
+  stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
+    tse render "${all[@]}" --job JOB/NJ
+  stage 3 train --in "$conf" data/train/wav.scp "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \
+    tse train --conf "$conf" --data data "$@" --dev "$dev" --exp "$exp" --nproc "$nproc"
+  for set in "${tests[@]}"; do
+    stage 5 "infer_$set" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" --log "$exp/$set/log" --nj "$nj" -- \
+      tse infer --model "$exp/best.pt" --data "data/$set" --out "$exp/$set/wav" --job JOB/NJ --threads 1
+  done
+  for set in "${tests[@]}"; do
+    stage 6 "score_$set" --in "$exp/$set/wav" "data/$set/mixtures" --out "$exp/$set/scores.part" --log "$exp/$set/log" \
+      --nj "$nj" -- tse score --data "data/$set" --est "$exp/$set/wav" --out "$exp/$set/scores.part" --job JOB/NJ
+    parts+=("$exp/$set/scores.part") summaries+=("$exp/$set/summary.json")
+  done
+  stage 6 results --in "${parts[@]}" "$conf" --out RESULTS.md "${summaries[@]}" "$exp/report" --log "$exp/log" -- \
+    tse results --exp "$exp" --sets "${tests[@]}" --conf "$conf" --command "$command --conf $conf"
+}
