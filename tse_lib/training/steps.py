@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tse_lib import distributed
 from tse_lib.losses import Loss
 
 
@@ -69,7 +70,7 @@ def supervised_step(
             with autocast:
                 estimate = model(batch["mixture"], batch["enroll"], batch["lengths"])
             loss, shares = objective(estimate.float(), batch, counts)
-            loss.backward()
+            (loss * distributed.world_size()).backward()  # DistributedDataParallel averages what has to be summed
         for name, share in {"loss": loss.detach(), **shares}.items():
             logs[name] = logs.get(name, torch.zeros((), device=device)) + share
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
