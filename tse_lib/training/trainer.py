@@ -162,7 +162,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
         mininterval=1.0, dynamic_ncols=True,
     )  # fmt: skip
     skipped_in_a_row, interval = 0, []
-    while state.step < conf.train.max_steps:
+    while state.step < conf.train.max_steps and not (0 < conf.train.patience <= state.patience):
         torch.manual_seed(seed_of(conf.seed, "step", state.step, distributed.rank()) % 2**63)
         present = data.num_present(state.step)
         counts = {"present": present, "absent": data.items_per_step - present}
@@ -199,8 +199,6 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
                 log.valid(state.step, {**scores, "best": state.best, "seconds": round(state.seconds, 1)})
         if log and (due or state.step % conf.train.valid_every == 0 or state.step % conf.train.save_every == 0):
             checkpoint.save(exp / "last.pt", state.to_checkpoint(conf))
-        if conf.train.patience and state.patience >= conf.train.patience:
-            break
     bar.close()
     distributed.barrier()
     return state
