@@ -64,10 +64,18 @@ def run(verb: str, argv: list[str]) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("TSE_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
+        close_bars()
         print(f"tse {verb}: error: {one_line(error)}", file=sys.stderr)
         if isinstance(error, ValueError):
             return BAD_DATA_EXIT
         return MISSING_EXIT if isinstance(error, FileNotFoundError) else 1
+
+
+def close_bars() -> None:
+    """A progress bar that the error interrupted ends its line now, so that the error has a line of its own."""
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(bars, "_instances", ())):
+        bar.close()
 
 
 def one_line(error: Exception) -> str:

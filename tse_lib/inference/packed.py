@@ -17,8 +17,13 @@ def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed,
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").unlink(missing_ok=True)
     temporary = folder / ".partial-model.safetensors"
-    save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
-    temporary.replace(folder / "model.safetensors")
+    try:
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+        temporary.replace(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise OSError(f"{folder}/model.safetensors: cannot be written ({error}); disk full?") from None
+    finally:
+        temporary.unlink(missing_ok=True)
     with replace_file(folder / "README.md") as file:
         file.write(readme)
     with replace_file(folder / "model.yaml") as file:
