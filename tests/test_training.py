@@ -1,0 +1,378 @@
+"""The training loop: what it computes, and that a kill, accumulation or more processes change nothing."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from tests import tiny
+from tse_lib import checkpoint
+from tse_lib.config import Config, build
+from tse_lib.data.dataset import DrawnMixtures, collate
+from tse_lib.losses import build_loss
+from tse_lib.losses.level import attenuation
+from tse_lib.losses.sdr import neg_si_sdr
+from tse_lib.simulation.sample import read_corpus
+from tse_lib.training.schedule import lr_scale
+from tse_lib.training.steps import Objective, supervised_step
+from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus(corpus_dir):
+    return read_corpus(corpus_dir / "train", corpus_dir / "noise")
+
+
+def conf_with(train=None, **sections) -> Config:
+    wanted = tiny.values()
+    wanted["train"].update(train or {})
+    for name, values in sections.items():
+        wanted[name] = {**wanted[name], **values} if isinstance(values, dict) else values
+    return build(Config, wanted, "conf")
+
+
+def run(conf, corpus, corpus_dir, exp):
+    return train(conf, corpus, str(corpus_dir / "dev"), exp, CPU)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_equal(one, other, where=""):
+    """Every tensor, number and name of two nested states is the same."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for place, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f"{where}.{place}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def without_clock(saved):
+    return {key: value for key, value in saved.items() if key != "seconds"}
+
+
+# ---------------------------------------------------------------------------------------- whole
+
+
+def test_the_loss_falls_and_everything_is_written(corpus, corpus_dir, tmp_path):
+    conf = conf_with(
+        {"max_steps": 120, "lr": 1e-2, "valid_every": 60, "save_every": 60}, simulation={"target_absent": 0}
+    )
+    conf = conf.model_copy(update={"loss": conf.loss[:1]})
+    state = run(conf, corpus, corpus_dir, tmp_path / "exp")
+    losses = [line["loss"] for line in lines_of(tmp_path / "exp" / "log" / "train.jsonl")]
+    assert len(losses) == 120
+    assert sum(losses[-40:]) / 40 < sum(losses[:40]) / 40 - 1
+    valid = lines_of(tmp_path / "exp" / "log" / "valid.jsonl")
+    assert [line["step"] for line in valid] == [60, 120] and valid[-1]["best"] == state.best
+    assert build(Config, yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text()), "again") == conf
+    best = checkpoint.load(tmp_path / "exp" / "best.pt")
+    assert best["best"] == state.best and set(best["modules"]) == {"model"}
+
+
+def test_the_same_conf_gives_the_same_weights_and_another_seed_does_not(corpus, corpus_dir, tmp_path):
+    weights = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.manual_seed(len(name) + seed)  # the global state must not matter
+        conf = conf_with({"max_steps": 3}).model_copy(update={"seed": seed})
+        weights.append(run(conf, corpus, corpus_dir, tmp_path / name).model.state_dict())
+    assert_equal(dict(weights[0]), dict(weights[1]))
+    assert not all(torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+
+
+def test_workers_and_how_often_is_saved_change_nothing(corpus, corpus_dir, tmp_path):
+    one = run(conf_with({"num_workers": 0}), corpus, corpus_dir, tmp_path / "a")
+    other = run(conf_with({"num_workers": 2, "save_every": 3, "log_every": 5}), corpus, corpus_dir, tmp_path / "b")
+    assert_equal(dict(one.model.state_dict()), dict(other.model.state_dict()))
+    assert one.best == other.best
+
+
+def test_another_conf_on_the_same_exp_is_refused(corpus, corpus_dir, tmp_path):
+    run(conf_with({"max_steps": 2}), corpus, corpus_dir, tmp_path / "exp")
+    before = (tmp_path / "exp" / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"began with another conf \(.*train\.lr was 0\.001, is 0\.002"):
+        run(conf_with({"max_steps": 2, "lr": 2e-3}), corpus, corpus_dir, tmp_path / "exp")
+    run(conf_with({"max_steps": 2, "log_every": 7, "num_workers": 1}), corpus, corpus_dir, tmp_path / "exp")
+    assert (tmp_path / "exp" / "last.pt").read_bytes() == before  # there was nothing left to do
+
+
+def test_patience_stops(corpus, corpus_dir, tmp_path):
+    conf = conf_with({"lr": 1e-12, "valid_every": 1, "patience": 2, "max_steps": 50})
+    state = run(conf, corpus, corpus_dir, tmp_path)
+    assert state.step < 50 and state.patience == 2
+    again = run(conf, corpus, corpus_dir, tmp_path)
+    assert again.step == state.step  # it had ended
+
+
+def test_finetuning_starts_from_the_weights_it_is_given(tmp_path):
+    path = tiny.make_checkpoint(tmp_path / "a.pt")
+    state = new_state(conf_with({"init_from": str(path)}), CPU)
+    assert_equal(dict(state.model.state_dict()), dict(tiny.make_model().state_dict()))
+    assert_equal(dict(state.ema.module.state_dict()), dict(tiny.make_model().state_dict()))
+
+
+# ---------------------------------------------------------------------------------------- schedule
+
+
+def test_learning_rate_in_closed_form():
+    assert [lr_scale(step, 4, 104, 0.1) for step in range(4)] == [0.25, 0.5, 0.75, 1]
+    assert lr_scale(4, 4, 104, 0.1) == 1
+    assert lr_scale(54, 4, 104, 0.1) == pytest.approx(0.55)
+    assert lr_scale(29, 4, 104, 0.1) == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert lr_scale(104, 4, 104, 0.1) == lr_scale(500, 4, 104, 0.1) == pytest.approx(0.1)
+    assert lr_scale(0, 0, 1, 0) == 1
+
+
+def test_the_learning_rate_of_each_step_is_logged(corpus, corpus_dir, tmp_path):
+    run(conf_with({"max_steps": 6, "min_lr": 1e-4}), corpus, corpus_dir, tmp_path)
+    rates = [line["lr"] for line in lines_of(tmp_path / "log" / "train.jsonl")]
+    assert rates == pytest.approx([1e-3 * lr_scale(step, 2, 6, 0.1) for step in range(6)])
+
+
+# ---------------------------------------------------------------------------------------- one step's maths
+
+
+def items(count, present):
+    generator = torch.manual_seed(0)
+    return [
+        {
+            "mix_id": str(place),
+            "mixture": torch.randn(800, generator=generator) * 0.1,
+            "target": torch.randn(800, generator=generator) * (0.1 if present[place] else 0),
+            "enrolls": [torch.randn(600, generator=generator) * 0.1],
+            "present": present[place],
+        }
+        for place in range(count)
+    ]
+
+
+def step_with(groups, present, conf=None, clip_norm=1e9):
+    """The state after one optimizer step over batches, and what the step reports."""
+    conf = conf or conf_with()
+    state = new_state(conf, CPU)
+    state.model.load_state_dict(tiny.make_model().state_dict())
+    counts = {"present": sum(present), "absent": len(present) - sum(present)}
+    batches = [collate(group) for group in groups]
+    autocast = autocast_for(CPU, False)
+    gradients = {}
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, args, kwargs: gradients.update({n: p.grad.clone() for n, p in state.model.named_parameters()})
+    )
+    network = Extraction(state.model).train()
+    logs = supervised_step(network, state.optimizer, batches, counts, build_objective(conf), clip_norm, autocast)
+    return state, logs, gradients
+
+
+@pytest.mark.parametrize("present", [(True,) * 4, (True, False, True, True), (True, True, False, False)])
+def test_two_batches_of_two_are_one_batch_of_four(present):
+    """Also where one of the batches has no present target at all."""
+    all_items = items(4, present)
+    _, whole, one = step_with([all_items], present)
+    _, split, two = step_with([all_items[:2], all_items[2:]], present)
+    assert float(split["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
+    assert float(split["grad_norm"]) == pytest.approx(float(whole["grad_norm"]), rel=1e-4)
+    largest = max(gradient.abs().max() for gradient in one.values())
+    assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5 * largest
+
+
+def test_the_loss_is_the_mean_over_those_it_is_for():
+    present = (True, False, True, True, False)
+    batch = collate(items(5, present))
+    objective = Objective(
+        [
+            ("neg_si_sdr", 2.0, "present", build_loss("neg_si_sdr", "present", {})),
+            ("attenuation", 0.5, "absent", build_loss("attenuation", "absent", {})),
+        ]
+    )
+    estimate = torch.randn(5, 1, 1, 800, generator=torch.manual_seed(3))
+    total, shares = objective(estimate, batch, {"present": 3, "absent": 2})
+    here, gone = torch.tensor(present), ~torch.tensor(present)
+    si_sdr = neg_si_sdr(estimate[here], batch["target"][here][:, None]).mean()
+    level = attenuation(estimate[gone], batch["mixture"][gone][:, None]).mean()
+    torch.testing.assert_close(total, 2 * si_sdr + 0.5 * level)
+    torch.testing.assert_close(shares, {"neg_si_sdr": si_sdr, "attenuation": level})
+
+
+def test_a_step_without_present_targets_is_finite():
+    state, logs, _ = step_with([items(2, (False, False))], (False, False))
+    assert not logs["skipped"] and math.isfinite(float(logs["loss"]))
+
+
+def test_clipping_keeps_the_direction_and_logs_the_norm_before():
+    present = (True, True)
+    _, free, gradients = step_with([items(2, present)], present)
+    _, clipped, short = step_with([items(2, present)], present, clip_norm=1e-3)
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in short.values()))
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert float(clipped["grad_norm"]) == pytest.approx(float(free["grad_norm"]))
+    name = "usef.norm.weight"
+    torch.testing.assert_close(short[name] / short[name].norm(), gradients[name] / gradients[name].norm())
+
+
+def test_a_gradient_that_is_not_finite_is_not_followed():
+    poisoned = items(2, (True, True))
+    poisoned[0]["mixture"][5] = float("nan")
+    state, logs, gradients = step_with([poisoned], (True, True))
+    assert logs["skipped"] == 1 and gradients == {}
+    assert_equal(dict(state.model.state_dict()), dict(tiny.make_model().state_dict()))
+    assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
+def test_skipped_steps_are_counted_and_too_many_stop(corpus, corpus_dir, tmp_path, monkeypatch):
+    conf = conf_with({"max_steps": 40, "save_every": 100, "valid_every": 100})
+    original = DrawnMixtures.__getitem__
+
+    def poisoned(self, index):
+        item = original(self, index)
+        if index >= 2 * 3:  # from the fourth step on
+            item["mixture"] = item["mixture"] * float("nan")
+        return item
+
+    monkeypatch.setattr(DrawnMixtures, "__getitem__", poisoned)
+    with pytest.raises(ValueError, match="not finite in 20 steps in a row, at step 23; lower train.lr"):
+        run(conf, corpus, corpus_dir, tmp_path)
+    skipped = [line["skipped"] for line in lines_of(tmp_path / "log" / "train.jsonl")]
+    assert skipped == [0, 0, 0] + [1] * 19
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_averaged_weights_by_hand():
+    """The decay grows as (1 + n) / (10 + n) up to ema_decay; the first update copies."""
+    state = new_state(conf_with({"ema_decay": 0.25}), CPU)
+    name, expected = "usef.norm.weight", None
+    for count in range(8):
+        with torch.no_grad():
+            dict(state.model.named_parameters())[name].fill_(float(count**2))
+        state.ema.update_parameters(state.model)
+        decay = 0.0 if count == 0 else min(0.25, (1 + count) / (10 + count))
+        expected = count**2 if expected is None else decay * expected + (1 - decay) * count**2
+        assert float(state.ema.module.state_dict()[name][0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_bf16_is_used_where_the_processor_has_it():
+    assert not autocast_for(CPU, False)._enabled
+    assert autocast_for(CPU, True)._enabled == torch.cpu._is_avx512_bf16_supported()
+    state = new_state(conf_with(), CPU)
+    state.model.load_state_dict(tiny.make_model().state_dict())
+    present, seen = (True, False), []
+    state.model.usef.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].dtype))
+    with_bf16 = supervised_step(
+        Extraction(state.model).train(),
+        state.optimizer,
+        [collate(items(2, present))],
+        {"present": 1, "absent": 1},
+        build_objective(conf_with()),
+        1e9,
+        torch.autocast("cpu", torch.bfloat16),
+    )
+    _, exact, _ = step_with([items(2, present)], present)
+    assert torch.bfloat16 in seen
+    assert not with_bf16["skipped"] and with_bf16["loss"].dtype == torch.float32
+    assert float(with_bf16["loss"]) == pytest.approx(float(exact["loss"]), abs=0.5)
+    assert all(parameter.dtype == torch.float32 for parameter in state.model.parameters())
+
+
+def test_a_loss_for_absent_targets_needs_absent_targets():
+    with pytest.raises(ValueError, match="a term is `when: absent`, but simulation.target_absent is 0"):
+        build_objective(conf_with(simulation={"target_absent": 0}))
+
+
+# ---------------------------------------------------------------------------------------- kills and processes
+
+
+def command(exp, corpus_dir, conf_path):
+    words = ["train", "--conf", conf_path, "--exp", exp, "--data", corpus_dir, "--noise", "noise", "--device", "cpu"]
+    return [sys.executable, "-m", "tse_lib.bin.main", *map(str, words), "--threads", "1"]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def write_conf(path, **train):
+    wanted = tiny.values()
+    wanted["train"].update(train)
+    path.write_text(yaml.safe_dump(wanted))
+    return path
+
+
+def kill_and_resume(tmp_path, corpus_dir, kills, **train):
+    """Train once in peace, once killed at random moments; the checkpoints of both."""
+    conf = write_conf(tmp_path / "conf.yaml", **train)
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    subprocess.run(command(calm, corpus_dir, conf), env=ENVIRONMENT, check=True, capture_output=True)
+    draw, killed = random.Random(0), 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command(rough, corpus_dir, conf), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        log = rough / "log" / "train.jsonl"
+        size, deadline = log.stat().st_size if log.exists() else 0, time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:  # until it has trained on
+            if log.exists() and log.stat().st_size > size:
+                break
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.5))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= max(1, kills - 1), "the run was over before it could be killed"
+    subprocess.run(command(rough, corpus_dir, conf), env=ENVIRONMENT, check=True, capture_output=True)
+    return calm, rough
+
+
+def assert_same_run(calm, rough):
+    for name in ("last.pt", "best.pt"):
+        assert_equal(without_clock(checkpoint.load(calm / name)), without_clock(checkpoint.load(rough / name)), name)
+    for name in ("train", "valid"):
+        both = [lines_of(exp / "log" / f"{name}.jsonl") for exp in (calm, rough)]
+        assert [without_clock(line) for line in both[0]] == [without_clock(line) for line in both[1]]
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, corpus_dir):
+    """Every tensor of last.pt and best.pt, the logs, and no temporary file in use."""
+    assert_same_run(*kill_and_resume(tmp_path, corpus_dir, 1, max_steps=60, save_every=7, valid_every=20))
+
+
+@pytest.mark.slow
+def test_a_run_killed_many_times_ends_as_one_that_was_not(tmp_path, corpus_dir):
+    assert_same_run(
+        *kill_and_resume(
+            tmp_path, corpus_dir, 6, max_steps=300, save_every=3, valid_every=10, accumulate=2, num_workers=2, bf16=True
+        )
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_learn_the_same(tmp_path, corpus_dir, accumulate):
+    conf = write_conf(tmp_path / "conf.yaml", max_steps=8, accumulate=accumulate)
+    losses = {}
+    for nproc in (1, 2):
+        exp = tmp_path / f"exp{nproc}"
+        words = [*command(exp, corpus_dir, conf), "--nproc", str(nproc)]
+        subprocess.run(words, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
+        losses[nproc] = [(line["loss"], line["grad_norm"]) for line in lines_of(exp / "log" / "train.jsonl")]
+    assert len(losses[1]) == 8
+    for one, two in zip(losses[1], losses[2], strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-3)
+    states = [checkpoint.load(tmp_path / f"exp{nproc}" / "last.pt")["modules"]["model"] for nproc in (1, 2)]
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-4)
