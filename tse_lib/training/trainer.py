@@ -246,7 +246,7 @@ def draw_batches(data: DrawnMixtures, conf: Config, first_step: int) -> Iterator
     """Batches from `first_step` on. Each process takes every world_size-th item: together they draw what one would."""
     size, world = conf.train.batch_size, distributed.world_size()
     first = first_step * data.items_per_step
-    groups = [list(range(begin + distributed.rank(), begin + size, world)) for begin in range(first, len(data), size)]
+    groups = (list(range(begin + distributed.rank(), begin + size, world)) for begin in range(first, len(data), size))
     workers = conf.train.num_workers
     loader = DataLoader(
         data,
