@@ -9,6 +9,8 @@ import torch.distributed as dist
 def start(device: torch.device) -> None:
     """Join the process group if torchrun started us."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
@@ -35,7 +37,9 @@ def barrier() -> None:
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
-    """Sum of `values` over all processes."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-    return values
+    """Sum of `values` (on the CPU) over all processes."""
+    if not dist.is_initialized():
+        return values
+    on_device = values.cuda() if dist.get_backend() == "nccl" else values.clone()  # nccl adds on GPUs only
+    dist.all_reduce(on_device)
+    return on_device.cpu()

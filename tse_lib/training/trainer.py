@@ -142,6 +142,8 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
         raise ValueError(
             f"train.batch_size {conf.train.batch_size} must be a multiple of the {distributed.world_size()} processes"
         )
+    for start in (0, *(stretch.until_step for stretch in conf.curriculum[:-1])):
+        data.mixture(start * data.items_per_step)  # what the corpus lacks is said before anything is written
     state, objective, step_function = new_state(conf, device), build_objective(conf), STEPS[conf.train.step]
     if (exp / "last.pt").exists():
         saved = checkpoint.load(exp / "last.pt")
@@ -269,7 +271,7 @@ def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, float]:
     names = sorted(steps[0])
     values = torch.stack([torch.stack([scalars[name] for name in names]) for scalars in steps]).double().mean(0).cpu()
     shared = torch.tensor([name not in ("grad_norm", "skipped") for name in names])
-    values = torch.where(shared, distributed.total(values.clone()), values)
+    values = torch.where(shared, distributed.total(values), values)
     return {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
 
 
