@@ -111,3 +111,11 @@ def test_activity_marks_speech_a_block_of_100_ms(sample_rate):
 def test_activity_of_near_silence_and_of_a_short_sound():
     assert audio.activity(tone(0.3, gain=1e-4), 8000) == "000"
     assert audio.activity(tone(0.01), 8000) == "1"
+
+
+def test_a_float_wav_holds_no_time(tmp_path):
+    """libsndfile notes it behind PEAK: the same samples must make the same file, today and tomorrow."""
+    audio.write(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 800, dtype=np.float32), 8000)
+    data = (tmp_path / "a.wav").read_bytes()
+    place = data.index(b"PEAK")
+    assert data[place + 12 : place + 16] == bytes(4)

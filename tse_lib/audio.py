@@ -105,6 +105,8 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     try:
         soundfile.write(temporary, np.atleast_2d(audio).T, sample_rate, format=kind, subtype=subtype)
         _check_whole(temporary, path, np.atleast_2d(audio).shape[1])
+        if kind == "WAV":
+            _forget_time(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except soundfile.LibsndfileError as error:
@@ -182,6 +184,15 @@ def _check_whole(temporary: str, path: Path, num_samples: int) -> None:
         written = 0
     if written != num_samples:
         raise OSError(f"{path}: only {written} of {num_samples} samples could be written; disk full?")
+
+
+def _forget_time(path: str) -> None:
+    # libsndfile notes the time in the PEAK chunk of float files; the same samples shall make the same file
+    with open(path, "r+b") as file:
+        place = file.read(128).partition(b"data")[0].find(b"PEAK")
+        if place >= 0:  # behind the chunk's name, size and version
+            file.seek(place + 12)
+            file.write(bytes(4))
 
 
 def _refuse_short_riff(path: Path) -> None:
