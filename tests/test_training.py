@@ -1,9 +1,11 @@
 """The training loop: what it computes, and that a kill, accumulation or more processes change nothing."""
 
+import dataclasses
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.simulation.sample import read_corpus
 from tse_lib.training.schedule import lr_scale
 from tse_lib.training.steps import Objective, supervised_step
-from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state, train
+from tse_lib.training.trainer import Extraction, autocast_for, build_objective, hash_of_corpus, new_state, train
 
 CPU = torch.device("cpu")
 
@@ -125,6 +127,32 @@ def test_another_conf_on_the_same_exp_is_refused(corpus, corpus_dir, tmp_path):
         run(conf_with({"max_steps": 2, "lr": 2e-3}), corpus, corpus_dir, tmp_path / "exp")
     run(conf_with({"max_steps": 2, "log_every": 7, "num_workers": 1}), corpus, corpus_dir, tmp_path / "exp")
     assert (tmp_path / "exp" / "last.pt").read_bytes() == before  # there was nothing left to do
+
+
+def test_other_data_on_the_same_exp_is_refused(corpus, corpus_dir, tmp_path):
+    conf = conf_with({"max_steps": 2})
+    run(conf, corpus, corpus_dir, tmp_path / "exp")
+    before = (tmp_path / "exp" / "last.pt").read_bytes()
+    elsewhere = dataclasses.replace(
+        corpus, speech=[dataclasses.replace(utt, path=f"/elsewhere/{utt.path}") for utt in corpus.speech]
+    )
+    assert hash_of_corpus(elsewhere) == hash_of_corpus(corpus)
+    fewer = dataclasses.replace(corpus, speech=corpus.speech[:-1])
+    with pytest.raises(
+        ValueError, match=r"began with other data \(what it is trained on changed\); to train anew remove"
+    ):
+        run(conf, fewer, corpus_dir, tmp_path / "exp")
+    dev = tmp_path / "data" / "dev"
+    shutil.copytree(corpus_dir / "dev", dev)
+    lines = (dev / "mixtures.jsonl").read_text().splitlines(keepends=True)
+    (dev / "mixtures.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"other data \(the development mixtures changed\)"):
+        run(conf, corpus, tmp_path / "data", tmp_path / "exp")
+    assert (tmp_path / "exp" / "last.pt").read_bytes() == before
+    old = checkpoint.load(tmp_path / "exp" / "last.pt")
+    del old["data"]  # as checkpoints were before: they go on
+    checkpoint.save(tmp_path / "exp" / "last.pt", old)
+    run(conf, fewer, corpus_dir, tmp_path / "exp")
 
 
 def test_patience_stops(corpus, corpus_dir, tmp_path):

@@ -7,12 +7,14 @@ Everything random is named by the step, so a run that was killed at any moment a
 weights, bit for bit, as one that was not.
 """
 
+import hashlib
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from tse_lib.config import Config
 from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate
 from tse_lib.losses import build_loss
 from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.manifest import replace_file
+from tse_lib.manifest import Mixture, replace_file
 from tse_lib.models import build_model
 from tse_lib.rng import seed_of
 from tse_lib.simulation.sample import Corpus
@@ -62,6 +64,7 @@ class State:
     best: float = -math.inf  # SI-SDRi in dB of the EMA on the development set's present targets
     patience: int = 0  # validations since the best
     seconds: float = 0.0  # of training, over restarts
+    data: dict[str, str] = field(default_factory=dict)  # a hash of each set that it is trained on and chosen by
 
     def to_checkpoint(self, conf: Config) -> dict[str, Any]:
         return {
@@ -75,6 +78,7 @@ class State:
             "best": self.best,
             "patience": self.patience,
             "seconds": self.seconds,
+            "data": self.data,
             "config": conf.model_dump(mode="json"),
         }
 
@@ -133,7 +137,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     Writes exp/{config.yaml,last.pt,best.pt,log/train.jsonl,log/valid.jsonl,tensorboard/}.
 
     Raises:
-        ValueError: `exp` holds a run of another conf, or the loss stayed not finite.
+        ValueError: `exp` holds a run of another conf or on other data, or the loss stayed not finite.
     """
     exp = Path(exp)
     dev = RenderedMixtures(dev_dir, conf.sample_rate)
@@ -145,9 +149,11 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     for start in (0, *(stretch.until_step for stretch in conf.curriculum[:-1])):
         data.mixture(start * data.items_per_step)  # what the corpus lacks is said before anything is written
     state, objective, step_function = new_state(conf, device), build_objective(conf), STEPS[conf.train.step]
+    state.data = {"train": hash_of_corpus(corpus), "dev": hash_of_mixtures(dev.mixtures)}
     if (exp / "last.pt").exists():
         saved = checkpoint.load(exp / "last.pt")
         refuse_other_conf(conf, saved["config"], exp)
+        refuse_other_data(state.data, saved.get("data", {}), exp)
         state.restore(saved)
     elif distributed.is_main():
         write_config(conf, exp / "config.yaml")
@@ -294,7 +300,38 @@ def refuse_other_conf(conf: Config, saved: dict[str, Any], exp: Path) -> None:
     changed = [key for key in changed if key.split(".")[-1] not in free and not key.startswith("inference.")]
     if changed:
         shown = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:4])
-        raise ValueError(f"{exp}/last.pt: this run began with another conf ({shown}); take another --exp or remove it")
+        raise ValueError(f"{exp}/last.pt: this run began with another conf ({shown}); {way_out(exp)}")
+
+
+def refuse_other_data(data: dict[str, str], saved: dict[str, str], exp: Path) -> None:
+    """A run goes on only with the data it was started with: what was trained on may be test data now."""
+    changed = [name for name in data if name in saved and saved[name] != data[name]]
+    if changed:
+        what = {"train": "what it is trained on", "dev": "the development mixtures"}
+        shown = " and ".join(what[name] for name in changed)
+        raise ValueError(f"{exp}/last.pt: this run began with other data ({shown} changed); {way_out(exp)}")
+
+
+def way_out(exp: Path) -> str:
+    return f"to train anew remove {exp}, to keep both give the conf (or --exp) another name"
+
+
+def hash_of_corpus(corpus: Corpus) -> str:
+    """Of all that mixtures are drawn from, except where the files lie."""
+    utterances = (*corpus.speech, *corpus.noise, *corpus.rirs)
+    return hash_of(replace(utterance, path="") for utterance in utterances)
+
+
+def hash_of_mixtures(mixtures: Iterable[Mixture]) -> str:
+    """Of what is mixed, except where the files lie."""
+    return hash_of(re.sub(r'("(?:path|rir)": ")[^"]*/', r"\1", mixture.to_json()) for mixture in mixtures)
+
+
+def hash_of(parts: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 class Log:
