@@ -1,6 +1,9 @@
 """Several processes under torchrun; on one process everything here is a no-op, so no caller asks which it is."""
 
+import ctypes
 import os
+import signal
+import sys
 
 import torch
 import torch.distributed as dist
@@ -12,6 +15,15 @@ def start(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def end_with_parent() -> None:
+    """Die when torchrun dies. It gives its processes sessions of their own, so who ends torchrun's misses them."""
+    if "WORLD_SIZE" not in os.environ or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.environ.get("TSE_TORCHRUN", str(os.getppid())) != str(os.getppid()):  # it died before we asked to be told
+        sys.exit(1)
 
 
 def stop() -> None:

@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
     args = parser.parse_args(argv)
 
+    distributed.end_with_parent()
     conf = load_config(args.conf, args.set)
     nproc = num_processes(args.nproc, args.device, conf.train.batch_size)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
@@ -74,6 +75,7 @@ def run_processes(nproc: int, argv: list[str]) -> None:
     own = [word for word in own if not word.startswith("--nproc=")]  # torchrun takes it for an option of its own
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
+    os.environ["TSE_TORCHRUN"] = str(os.getpid())  # it stays the same: see distributed.end_with_parent
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
     os.execv(sys.executable, [*torchrun, "-m", "tse_lib.bin.main", "train", *own])
 
