@@ -27,8 +27,10 @@ class RecipeFolder:
             return
         self.folder.mkdir(parents=True)
         (top / "utils").mkdir()
-        for name in ("path.sh", "cmd.sh", "run.sh", "utils/recipe.sh", "utils/parse_options.sh", "utils/run.py"):
+        for name in ("path.sh", "cmd.sh", "run.sh"):
             shutil.copy(ROOT / name, top / name)
+        for path in (*ROOT.glob("utils/*.sh"), ROOT / "utils/run.py"):
+            shutil.copy(path, top / "utils")
         self.script.write_text(f"{HEAD}## options\n{options}## end\n. ../../../utils/parse_options.sh\n{stages}")
         self.script.chmod(0o755)
 

@@ -9,14 +9,20 @@ dev=dev             # the set that chooses the checkpoint
 tests=(test)        # the sets that are scored
 
 extraction_stages() {
-  local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") parts=() summaries=()
+  local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") parts=() summaries=() tables=() trained=("data/train") i
   shift
+  # What is drawn from: another corpus may have the same paths, but not the same lengths.
+  for set in $(drawn_from); do tables+=("data/$set/wav.scp" "data/$set/utt2num_samples"); done
+  for ((i = 1; i < $#; i++)); do
+    case ${!i} in --noise | --rirs) set=$((i + 1)) && trained+=("data/${!set}") ;; esac
+  done
   exp=exp/$(basename "$conf" .yaml)
-  stage 2 simulate --in "$sets" "${all[@]/%//wav.scp}" --out "${all[@]/%//mixtures.jsonl}" -- \
+  stage 2 simulate --in "$sets" "${tables[@]}" --out "${all[@]/%//mixtures.jsonl}" -- \
     tse simulate --conf "$sets" --data data
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
-  stage 3 train --in "$conf" data/train/wav.scp "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \
+  stage 3 train --in "$conf" "${trained[@]}" "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" \
+    --gpu "$ngpu" -- \
     tse train --conf "$conf" --data data "$@" --dev "$dev" --exp "$exp" --nproc "$nproc"
   for set in "${tests[@]}"; do
     stage 5 "infer_$set" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" --log "$exp/$set/log" --nj "$nj" -- \
@@ -29,4 +35,8 @@ extraction_stages() {
   done
   stage 6 results --in "${parts[@]}" "$conf" --out RESULTS.md "${summaries[@]}" "$exp/report" --log "$exp/log" -- \
     tse results --exp "$exp" --sets "${tests[@]}" --conf "$conf" --command "$command --conf $conf"
+}
+
+drawn_from() { # the data sets that are named in the conf of the fixed mixtures
+  sed -nE "s/#.*//; s/(speech|noise|rirs): *[\"']?([A-Za-z0-9_.-]+)/\n=\2\n/gp" "$sets" 2>/dev/null | sed -n 's/^=//p' | grep -vx null | sort -u
 }

@@ -15,7 +15,8 @@
 #
 # stage NUMBER NAME [OPTION ..] -- COMMAND ARG ..   declares a stage; end_stages runs what was declared and is due.
 #   --in FILE ..    files (not empty) and folders that the command reads; of a folder, names, sizes and times count
-#   --out FILE ..   files (not empty) and folders that it makes, under a temporary name until they are whole
+#   --out FILE ..   files (not empty) and folders that it makes, under a name .partial* until they are whole; what a
+#                   kill has left under such a name, there or beside the logs, is removed before the command runs
 #   --nj N          an array: N copies, with JOB (1..N) and NJ (N) as words in the arguments; see utils/run.py
 #   --gpu N|auto --num-threads N --mem 4G --time 4:00:00   what each copy needs; NGPU becomes the number of GPUs
 #   --cmd CMD       the launcher (default: cuda_cmd with --gpu, decode_cmd with --nj, else train_cmd; see cmd.sh)
@@ -161,6 +162,7 @@ run_command() { # the command of a stage that is due, through the launcher; its 
     echo "$token" >"$stamp.new"
     mv "$stamp.new" "$stamp.running"
   fi
+  if $lock; then remove_partial; fi # without it, another run may be writing
 
   if [ -z "$launcher" ]; then
     launcher=$train_cmd
@@ -190,6 +192,18 @@ run_command() { # the command of a stage that is due, through the launcher; its 
   fi
   mv "$stamp.running" "$stamp"
   say "[$number] $name: done in $((SECONDS - began)) s"
+}
+
+remove_partial() { # what a killed process was writing
+  local f
+  for f in "${out[@]}"; do
+    if [ -d "$f" ]; then
+      find "$f/" -type f -name '.partial*' -delete
+    elif [ -d "$(dirname "$f")" ]; then
+      find "$(dirname "$f")/" -maxdepth 1 -type f -name '.partial*' -delete
+    fi
+  done
+  [ ! -d "$log" ] || find "$log/" -maxdepth 1 -type f -name '.partial*' -delete
 }
 
 due() {

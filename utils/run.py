@@ -457,7 +457,8 @@ def local_submit(tasks: list[Task], options: argparse.Namespace) -> list[tuple[T
             GPU_TASKS.update({name: GPU_TASKS[name] + 1 for name in gpus})
             task["environment"] = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         wrapper = [sys.executable, os.path.abspath(__file__), "--task", json.dumps(task)]
-        process = subprocess.Popen(wrapper, stdin=subprocess.DEVNULL, start_new_session=True)
+        # The recipe's lock is an open file: it is held as long as a task runs, even when the launcher was killed.
+        process = subprocess.Popen(wrapper, stdin=subprocess.DEVNULL, start_new_session=True, close_fds=False)
         submitted.append((task, LocalTask(process, gpus)))
     return submitted
 
