@@ -362,6 +362,8 @@ class TestTwoProcesses:
         finally:
             process.kill()
             process.wait()
+            for pid in running_pids(finished.folder):
+                os.kill(pid, signal.SIGKILL)
 
 
 def command_of(pid: int) -> str:

@@ -1,29 +1,27 @@
 # shellcheck shell=bash disable=SC2154
 # Stages 2 to 6 of every target speaker extraction recipe: a run.sh prepares its corpus in stage 1, then calls
 #
-#   extraction_stages "<how to run this recipe>" [option of tse train, tse check ..]
+#   extraction_stages "<how to run this recipe>"
 #
-# It reads the recipe's options conf and nproc, and these names, which a recipe may set:
-sets=conf/sets.yaml # the fixed mixtures
-dev=dev             # the set that chooses the checkpoint
-tests=(test)        # the sets that are scored
+# It reads the recipe's options conf and nproc, and these names (sets lie in data/), which a recipe may change before:
+sets=conf/sets.yaml         # the fixed mixtures
+dev=dev                     # the set that chooses the checkpoint
+tests=(test)                # the sets that are scored
+drawn=(dev test)            # what the fixed mixtures are drawn from: speech, noise, rooms
+train_noise='' train_rirs='' # what training draws from beside the set train
 
 extraction_stages() {
-  local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") parts=() summaries=() tables=() trained=("data/train") i
-  shift
-  # What is drawn from: another corpus may have the same paths, but not the same lengths.
-  for set in $(drawn_from); do tables+=("data/$set/wav.scp" "data/$set/utt2num_samples"); done
-  for ((i = 1; i < $#; i++)); do
-    case ${!i} in --noise | --rirs) set=$((i + 1)) && trained+=("data/${!set}") ;; esac
-  done
+  local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") tables=() parts=() summaries=()
   exp=exp/$(basename "$conf" .yaml)
+  for set in "${drawn[@]}"; do tables+=("data/$set/wav.scp" "data/$set/utt2num_samples"); done
   stage 2 simulate --in "$sets" "${tables[@]}" --out "${all[@]/%//mixtures.jsonl}" -- \
     tse simulate --conf "$sets" --data data
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
-  stage 3 train --in "$conf" "${trained[@]}" "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" \
-    --gpu "$ngpu" -- \
-    tse train --conf "$conf" --data data "$@" --dev "$dev" --exp "$exp" --nproc "$nproc"
+  stage 3 train --in "$conf" data/train ${train_noise:+"data/$train_noise"} ${train_rirs:+"data/$train_rirs"} \
+    "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \
+    tse train --conf "$conf" --data data ${train_noise:+--noise "$train_noise"} ${train_rirs:+--rirs "$train_rirs"} \
+    --dev "$dev" --exp "$exp" --nproc "$nproc"
   for set in "${tests[@]}"; do
     stage 5 "infer_$set" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" --log "$exp/$set/log" --nj "$nj" -- \
       tse infer --model "$exp/best.pt" --data "data/$set" --out "$exp/$set/wav" --job JOB/NJ --threads 1
@@ -35,8 +33,4 @@ extraction_stages() {
   done
   stage 6 results --in "${parts[@]}" "$conf" --out RESULTS.md "${summaries[@]}" "$exp/report" --log "$exp/log" -- \
     tse results --exp "$exp" --sets "${tests[@]}" --conf "$conf" --command "$command --conf $conf"
-}
-
-drawn_from() { # the data sets that are named in the conf of the fixed mixtures
-  sed -nE "s/#.*//; s/(speech|noise|rirs): *[\"']?([A-Za-z0-9_.-]+)/\n=\2\n/gp" "$sets" 2>/dev/null | sed -n 's/^=//p' | grep -vx null | sort -u
 }
