@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from tse_lib import audio
-from tse_lib.manifest import Mixture, Source, audio_path, replace_file, write_mixtures
+from tse_lib.files import replace_file
+from tse_lib.manifest import Mixture, Source, audio_path, write_mixtures
 
 GENDERS = {"spk0": "f", "spk1": "m", "spk2": "f", "spk3": "m"}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tse_lib.files import replace_file
 from tse_lib.manifest import (
     Mixture,
     Source,
@@ -17,7 +18,6 @@ from tse_lib.manifest import (
     read_genders,
     read_mixtures,
     read_table,
-    replace_file,
     write_data_dir,
     write_mixtures,
     write_table,

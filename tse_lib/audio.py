@@ -5,9 +5,7 @@ Arrays are float32 in [-1, 1], `(T,)` for one channel and `(C, T)` for several.
 
 import itertools
 import math
-import os
 import struct
-import tempfile
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from tse_lib.files import temporary_for
 from tse_lib.manifest import ACTIVITY_BLOCK_S
 
 EXTENSIONS = (".wav", ".flac", ".ogg")
@@ -99,21 +98,14 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         raise ValueError(f"{path}: NaN or infinite samples are not written")
     if kind == "FLAC" and np.abs(audio).max(initial=0.0) > 1.0:
         raise ValueError(f"{path}: peak {np.abs(audio).max():.3f} is above full scale; use .wav (float) or lower it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
     try:
-        soundfile.write(temporary, np.atleast_2d(audio).T, sample_rate, format=kind, subtype=subtype)
-        _check_whole(temporary, path, np.atleast_2d(audio).shape[1])
-        if kind == "WAV":
-            _forget_time(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with temporary_for(path, sync=False) as temporary:
+            soundfile.write(temporary, np.atleast_2d(audio).T, sample_rate, format=kind, subtype=subtype)
+            _check_whole(temporary, path, np.atleast_2d(audio).shape[1])
+            if kind == "WAV":
+                _forget_time(temporary)
     except soundfile.LibsndfileError as error:
         raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def resample(audio: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
@@ -168,12 +160,6 @@ def _open(path: str | Path) -> soundfile.SoundFile:
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _check_whole(temporary: str, path: Path, num_samples: int) -> None:

@@ -5,37 +5,25 @@ A training checkpoint is `{"modules", "ema", "optimizers", "schedulers", "step",
 archive), which `load` verifies before it believes anything.
 """
 
-import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tse_lib.files import temporary_for
+
 VERSION = 1
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write under a temporary name in the same folder, sync, rename. A killed process leaves the old file whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", suffix=".pt", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({**state, "version": VERSION}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        with temporary_for(path) as temporary, open(temporary, "wb") as file:
+            torch.save({**state, "version": VERSION}, file)  # a file, since a path's name would be written into it
     except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); disk full?") from None
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -2,38 +2,17 @@
 
 import dataclasses
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from tse_lib.files import replace_file
 
 ACTIVITY_BLOCK_S = 0.1  # one character of utt2activity
 
 
-# ----------------------------------------------------------------------------------------------- text, written whole
-
-
-@contextmanager
-def replace_file(path: str | Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under `path` only when the block ended well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+# --------------------------------------------------------------------------------------------------------- tables
 
 
 def read_table(path: str | Path) -> dict[str, str]:

@@ -14,7 +14,8 @@ from pathlib import Path  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from tse_lib.evaluation.score import require_estimates, score_mixture  # noqa: E402
-from tse_lib.manifest import job_share, read_genders, read_mixtures, replace_file  # noqa: E402
+from tse_lib.files import replace_file  # noqa: E402
+from tse_lib.manifest import job_share, read_genders, read_mixtures  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

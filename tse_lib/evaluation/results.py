@@ -10,7 +10,8 @@ from typing import Any
 
 from tse_lib.config import Section, build, read_yaml
 from tse_lib.evaluation.summary import MEASURES, summarise
-from tse_lib.manifest import Mixture, read_mixtures, replace_file
+from tse_lib.files import replace_file
+from tse_lib.manifest import Mixture, read_mixtures
 
 PARTS = "scores.part"
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tse_lib.config import Deployed, build, read_yaml
-from tse_lib.manifest import replace_file
+from tse_lib.files import replace_file, temporary_for
 
 
 def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed, readme: str) -> None:
@@ -16,14 +16,11 @@ def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed,
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").unlink(missing_ok=True)
-    temporary = folder / ".partial-model.safetensors"
     try:
-        save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
-        temporary.replace(folder / "model.safetensors")
+        with temporary_for(folder / "model.safetensors") as temporary:
+            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
     except SafetensorError as error:
         raise OSError(f"{folder}/model.safetensors: cannot be written ({error}); disk full?") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     with replace_file(folder / "README.md") as file:
         file.write(readme)
     with replace_file(folder / "model.yaml") as file:

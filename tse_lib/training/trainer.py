@@ -29,9 +29,10 @@ from tqdm import tqdm
 from tse_lib import checkpoint, distributed
 from tse_lib.config import Config
 from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate
+from tse_lib.files import replace_file
 from tse_lib.losses import build_loss
 from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.manifest import Mixture, replace_file
+from tse_lib.manifest import Mixture
 from tse_lib.models import build_model
 from tse_lib.rng import seed_of
 from tse_lib.simulation.sample import Corpus
