@@ -37,12 +37,19 @@ def test_there_are_confs():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_takes_a_step(path):
-    conf = load_config(path)
+    fresh = ["train.init_from=null"]  # the experiment that it goes on from has not been trained here
+    conf = load_config(path, fresh)
     if cost(conf) > HEAVY_GMAC:
         small = ["train.batch_size=1", "train.accumulate=1", "simulation.segment_s=0.5", "simulation.enroll_s=0.5"]
-        conf = load_config(path, small)
+        conf = load_config(path, [*fresh, *small])
     report = check(conf, torch.device("cpu"), 1, None)
     assert report["model"] == conf.model.name
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_goes_on_from_one_beside_it(path):
+    start = load_config(path).train.init_from
+    assert start is None or (path.parent / f"{Path(start).parent.name}.yaml").exists()
 
 
 @pytest.mark.parametrize("path", SETS, ids=name_of)
