@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -226,22 +227,27 @@ def test_a_read_only_output_folder(folder, tse):
     assert_refused(tse(*extract_words(out="locked/out.wav")), "locked", "Permission denied", code=1)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file may grow beyond 4 kB."""
+    """No file may grow beyond 4 kB; only around the command, since pytest's own output may be a longer file."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk(folder, tse, full_disk):
-    assert_refused(tse(*extract_words()), "out.wav", "disk full?", code=1)
+def test_a_full_disk(folder, tse):
+    with full_disk():
+        result = tse(*extract_words())
+    assert_refused(result, "out.wav", "disk full?", code=1)
 
 
-def test_a_full_disk_while_packing(folder, tse, full_disk):
-    code, _, err = tse("export", "--model", "best.pt", "--out", "packed")
+def test_a_full_disk_while_packing(folder, tse):
+    with full_disk():
+        code, _, err = tse("export", "--model", "best.pt", "--out", "packed")
     assert code == 1
     assert_one_line(err, "export", "packed")
     assert not os.path.exists("packed/model.yaml") and not os.path.exists("packed/model.safetensors")
