@@ -1,9 +1,14 @@
 """What all tests share: one thread, and a trained-looking model and corpus, each made once."""
 
+import signal
+
 import pytest
 import torch
 
 from tests import tiny
+
+# A shell that starts us with & has SIGINT ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 
