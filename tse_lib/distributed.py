@@ -9,6 +9,18 @@ import torch
 import torch.distributed as dist
 
 
+def pick_device(wanted: str) -> torch.device:
+    """Of "auto", "cpu", "cuda" or "cuda:1"; under torchrun each process takes its own GPU."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {wanted}: torch sees no CUDA device (`tse doctor` tells more)")
+    device = torch.device(wanted)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
 def start(device: torch.device) -> None:
     """Join the process group if torchrun started us."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():

@@ -15,8 +15,9 @@ import torch
 from tse_lib.bin.check import noise_item
 from tse_lib.config import Config, load_config
 from tse_lib.data.dataset import collate
+from tse_lib.distributed import pick_device
 from tse_lib.training.steps import supervised_step
-from tse_lib.training.trainer import Extraction, build_objective, new_state, pick_device
+from tse_lib.training.trainer import Extraction, build_objective, new_state
 
 
 def main() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.bin.train import add_data_options, corpus_of
 from tse_lib.config import Config, load_config
 from tse_lib.data.dataset import DrawnMixtures, collate
 from tse_lib.rng import rng
 from tse_lib.training.steps import supervised_step
-from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state, pick_device
+from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state
 
 
 def main(argv: list[str]) -> None:
@@ -26,18 +27,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("conf")
     add_data_options(parser)
     parser.set_defaults(train=None)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    add_device_options(parser)
     parser.add_argument("--steps", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
     args = parser.parse_args(argv)
 
     conf = load_config(args.conf, args.set)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    report = check(
-        conf, pick_device(args.device), args.steps, DrawnMixtures(corpus_of(args), conf) if args.train else None
-    )
+    report = check(conf, device_of(args), args.steps, DrawnMixtures(corpus_of(args), conf) if args.train else None)
     for name, value in report.items():
         print(f"{name:<22} {value}")
 

@@ -5,12 +5,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import tse_lib
 from tse_lib import audio
+from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import Inference
-from tse_lib.training.trainer import pick_device
 
 
 def main(argv: list[str]) -> None:
@@ -29,16 +28,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--chunk_s", type=float, help="seconds processed at once (default: the model's)")
     parser.add_argument("--overlap_count", type=int, help="chunks that cover a sample (default: the model's)")
     parser.add_argument("--batch_size", type=int, help="chunks at once (default: the model's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    add_device_options(parser)
     args = parser.parse_args(argv)
 
     refuse_overwriting(args)
     warnings.simplefilter("always")
     mixture, sample_rate = audio.read(args.mixture, mono=False)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    extractor = tse_lib.load(args.model, pick_device(args.device))
+    extractor = tse_lib.load(args.model, device_of(args))
     enrolls = []
     for path in args.enroll:
         wave, rate = audio.read(path)

@@ -3,14 +3,13 @@
 import argparse
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import tse_lib
 from tse_lib import audio
+from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.data.dataset import RenderedMixtures
 from tse_lib.manifest import job_share
-from tse_lib.training.trainer import pick_device
 
 
 def main(argv: list[str]) -> None:
@@ -24,13 +23,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", required=True, help="data/<set> with rendered mixtures")
     parser.add_argument("--out", required=True, help="folder for the estimates")
     parser.add_argument("--job", default="1/1", metavar="J/N", help="do the J-th of N shares (default: all)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    add_device_options(parser)
     args = parser.parse_args(argv)
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    extractor = tse_lib.load(args.model, pick_device(args.device))
+    extractor = tse_lib.load(args.model, device_of(args))
     mixtures = RenderedMixtures(args.data, extractor.sample_rate)
     share = job_share(list(range(len(mixtures))), args.job)
     for index in tqdm(share, desc="infer", unit="mix", dynamic_ncols=True):

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from tse_lib import distributed
+from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import load_config
 from tse_lib.manifest import read_mixtures
 from tse_lib.simulation.sample import Corpus, read_corpus
-from tse_lib.training.trainer import pick_device, train
+from tse_lib.training.trainer import train
 
 
 def main(argv: list[str]) -> None:
@@ -26,9 +27,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--exp", required=True, help="folder for checkpoints and logs")
     add_data_options(parser)
     parser.add_argument("--dev", default="dev", help="rendered mixtures to choose the best by (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    add_device_options(parser)
     parser.add_argument("--nproc", default="1", help="processes on this machine; auto: one a GPU, else one a CPU core")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
     args = parser.parse_args(argv)
 
@@ -41,9 +41,7 @@ def main(argv: list[str]) -> None:
     corpus = corpus_of(args)
     dev_dir = Path(args.data) / args.dev
     refuse_dev_talkers(corpus, dev_dir)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = pick_device(args.device)
+    device = device_of(args)
     distributed.start(device)
     try:
         state = train(conf, corpus, str(dev_dir), args.exp, device)

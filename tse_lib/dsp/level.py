@@ -28,11 +28,6 @@ def rms(x: Tensor, where: Tensor | None = None) -> Tensor:
     return ((x.square() * weight).sum(-1) / weight.sum(-1).clamp_min(1)).sqrt()
 
 
-def db(ratio: Tensor) -> Tensor:
-    """Amplitude ratio to dB."""
-    return 20 * torch.log10(ratio)
-
-
 def gain(level_db: float) -> float:
     """dB to amplitude ratio."""
     return 10 ** (level_db / 20)

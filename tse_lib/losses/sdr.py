@@ -18,8 +18,4 @@ def neg_si_sdr(estimate: Tensor, target: Tensor, zero_mean: bool = True) -> Tens
     projection = (estimate * target).sum(-1, keepdim=True) / energy * target
     signal = projection.square().sum(-1).clamp_min(FLOOR)
     distortion = (estimate - projection).square().sum(-1).clamp_min(FLOOR)
-    return (
-        -10 * torch.log10(signal / distortion).flatten(1).mean(1)
-        if signal.dim() > 1
-        else -10 * torch.log10(signal / distortion)
-    )
+    return -10 * torch.log10(signal / distortion).reshape(len(signal), -1).mean(1)

@@ -10,7 +10,6 @@ weights, bit for bit, as one that was not.
 import hashlib
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -367,15 +366,3 @@ class Log:
         if self.board:
             for key, value in scalars.items():
                 self.board.add_scalar(f"{name}/{key}", value, step)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:1"; under torchrun each process takes its own GPU."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {wanted}: torch sees no CUDA device (`tse doctor` tells more)")
-    device = torch.device(wanted)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
