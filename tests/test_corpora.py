@@ -16,8 +16,9 @@ from tse_lib.bin.prepare import main as prepare_main
 from tse_lib.bin.validate import check_set
 from tse_lib.corpora import CORPORA, espeak, folder, mini, sentences
 from tse_lib.corpora.noises import NOISES
-from tse_lib.corpora.parallel import parallel_map
+from tse_lib.corpora.sets import SETS
 from tse_lib.manifest import Utterance, read_data_dir, read_genders
+from tse_lib.parallel import parallel_map
 from tse_lib.rng import rng
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -50,7 +51,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def sets(out: Path, prefix: str = "") -> dict[str, list[Utterance]]:
-    names = [f"{prefix}{name}" for name in folder.SETS]
+    names = [f"{prefix}{name}" for name in SETS]
     return {name: read_data_dir(out / name) for name in names if (out / name / "wav.scp").exists()}
 
 
@@ -360,7 +361,7 @@ def test_real_recordings(tmp_path):
     assert counts == {"train": (180, 360), "dev": (27, 54), "test": (10, 100)}
     folder.prepare(SHARED / "rir", tmp_path, prefix="rir_", kind="rir", where=["kind=room*"], nj=1)
     assert len(read_data_dir(tmp_path / "rir_train")) == 16
-    for name in (*folder.SETS, "rir_train"):
+    for name in (*SETS, "rir_train"):
         assert check_set(tmp_path / name)[0] == []
 
 
@@ -518,4 +519,4 @@ def test_every_corpus_has_its_subcommand(capsys):
     for name in CORPORA:
         with pytest.raises(SystemExit, match="0"):
             prepare_main([name, "--help"])
-        assert f"Example: tse prepare {name}" in capsys.readouterr().out
+        assert f"example: tse prepare {name}" in capsys.readouterr().out

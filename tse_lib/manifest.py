@@ -44,7 +44,8 @@ class Utterance:
     """A stretch of one audio file; `start` and `num_samples` at the file's own `sample_rate`.
 
     `spk_id` is empty for noise and room responses; `activity` has one character (`1` speech, `0` pause) per 100 ms
-    and is empty where it was not measured.
+    and is empty where it was not measured. `group` tells of noise and room responses what must not be in two sets: the
+    place where a noise was recorded, the room of a response; empty: every file is its own.
     """
 
     utt_id: str
@@ -54,6 +55,7 @@ class Utterance:
     start: int = 0
     spk_id: str = ""
     activity: str = ""
+    group: str = ""
 
     @property
     def seconds(self) -> float:
@@ -82,7 +84,7 @@ def write_data_dir(folder: str | Path, utterances: Iterable[Utterance], genders:
         raise ValueError(f"{folder}: no utterances for this set; check the corpus and its split")
     (folder / "wav.scp").unlink(missing_ok=True)
     whole = all(utt.start == 0 for utt in utts) and len({utt.path for utt in utts}) == len(utts)
-    for name in ("segments", "utt2activity", "utt2spk", "spk2utt", "spk2gender"):
+    for name in ("segments", "utt2activity", "utt2spk", "spk2utt", "spk2gender", "utt2group"):
         (folder / name).unlink(missing_ok=True)
     if whole:
         recordings = {utt.utt_id: utt.path for utt in utts}
@@ -106,6 +108,8 @@ def write_data_dir(folder: str | Path, utterances: Iterable[Utterance], genders:
         known = {spk: gender for spk, gender in (genders or {}).items() if spk in spk2utt}
         if known:
             write_table(folder / "spk2gender", known)
+    if any(utt.group for utt in utts):
+        write_table(folder / "utt2group", {utt.utt_id: utt.group or utt.utt_id for utt in utts})
     if all(utt.activity for utt in utts):
         write_table(folder / "utt2activity", {utt.utt_id: utt.activity for utt in utts})
     write_table(folder / "utt2num_samples", {utt.utt_id: utt.num_samples for utt in utts})
@@ -132,11 +136,13 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
         return read_table(folder / name) if (folder / name).exists() else {}
 
     segments, utt2spk, activity = optional("segments"), optional("utt2spk"), optional("utt2activity")
+    groups = optional("utt2group")
     lengths, rates = read_table(folder / "utt2num_samples"), read_table(folder / "utt2fs")
     keys = sorted(segments or paths, key=str.encode)
     for name, table in (
         ("utt2spk", utt2spk),
         ("utt2activity", activity),
+        ("utt2group", groups),
         ("utt2num_samples", lengths),
         ("utt2fs", rates),
     ):
@@ -158,7 +164,8 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
             if recording not in paths:
                 raise ValueError(f"{folder}/segments: '{key}' names recording '{recording}', not in wav.scp")
             path = paths[recording]
-        utterances.append(Utterance(key, path, rate, length, start, utt2spk.get(key, ""), activity.get(key, "")))
+        speaker, blocks, group = utt2spk.get(key, ""), activity.get(key, ""), groups.get(key, "")
+        utterances.append(Utterance(key, path, rate, length, start, speaker, blocks, group))
     return utterances
 
 

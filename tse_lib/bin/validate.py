@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from tse_lib import audio
-from tse_lib.corpora.parallel import parallel_map
 from tse_lib.manifest import ACTIVITY_BLOCK_S
+from tse_lib.parallel import parallel_map
 
 SHOWN = 20  # faults of a set listed before the rest is counted
 Table = dict[str, str]
@@ -40,7 +40,17 @@ def check_set(folder: Path, nj: int = 1) -> tuple[list[str], set[str], str]:
     if not (folder / "wav.scp").is_file():
         return [f"{folder}: no data set here (wav.scp is missing); run the prepare stage"], set(), ""
     faults: list[str] = []
-    names = ("wav.scp", "segments", "utt2num_samples", "utt2fs", "utt2spk", "spk2utt", "spk2gender", "utt2activity")
+    names = (
+        "wav.scp",
+        "segments",
+        "utt2num_samples",
+        "utt2fs",
+        "utt2spk",
+        "spk2utt",
+        "spk2gender",
+        "utt2activity",
+        "utt2group",
+    )
     tables: dict[str, Table] = {}
     for name in names:
         if (folder / name).is_file():
@@ -49,7 +59,7 @@ def check_set(folder: Path, nj: int = 1) -> tuple[list[str], set[str], str]:
     utterances = tables.get("segments", tables["wav.scp"])
     if not utterances:
         faults.append(f"{folder}: no utterances in it")
-    for name in ("utt2num_samples", "utt2fs", "utt2spk", "utt2activity"):
+    for name in ("utt2num_samples", "utt2fs", "utt2spk", "utt2activity", "utt2group"):
         if name in tables:
             faults += _same_keys(folder / name, set(tables[name]), set(utterances))
         elif name in ("utt2num_samples", "utt2fs"):

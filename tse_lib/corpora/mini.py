@@ -9,6 +9,7 @@ length of the vocal tract (the waveform is resampled, which moves all formants t
 two of the sets train, dev and test.
 """
 
+import argparse
 import itertools
 import math
 from collections.abc import Sequence
@@ -20,13 +21,12 @@ import numpy as np
 
 from tse_lib import audio
 from tse_lib.corpora import espeak, sentences
-from tse_lib.corpora.folder import listed_path
 from tse_lib.corpora.noises import NOISES
-from tse_lib.corpora.parallel import parallel_map
+from tse_lib.corpora.sets import SETS, listed_path
 from tse_lib.manifest import Utterance, write_data_dir
+from tse_lib.parallel import parallel_map
 from tse_lib.rng import rng
 
-SETS = ("train", "dev", "test")
 NUM_TALKERS = (120, 12, 16)
 NUM_UTTS = 12
 NUM_CLIPS = (8, 2, 2)  # of every kind of noise
@@ -48,6 +48,22 @@ VARIANTS = {
 SEMITONES = {"f": (-5.0, 3.0), "m": (-2.5, 6.0)}  # from the variant's own pitch; men's are all about 100 Hz
 SEMITONES_PER_PITCH = 0.16  # what a step of espeak-ng's pitch setting was measured to be
 TRACT = (0.9, 1.12)
+
+HELP = "a synthetic corpus, made in seconds (needs pip install -e .[mini])"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: tse prepare mini --out data --sample_rate 8000 --seed 0"
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("data"), help="where the sets go, and corpus/ (default: %(default)s)")
+    add("--sample_rate", type=int, default=8000, help="in Hz; nothing lies above 11 kHz (default: %(default)s)")
+    add("--seed", type=int, default=0, help="another seed, other talkers and sentences (default: %(default)s)")
+    sets = ("TRAIN", "DEV", "TEST")
+    talkers, clips = (" ".join(map(str, numbers)) for numbers in (NUM_TALKERS, NUM_CLIPS))
+    add("--num_talkers", type=int, nargs=3, metavar=sets, default=NUM_TALKERS, help=f"(default: {talkers})")
+    add("--num_utts", type=int, default=NUM_UTTS, help="sentences of each talker (default: %(default)s)")
+    add("--num_clips", type=int, nargs=3, metavar=sets, default=NUM_CLIPS, help=f"per noise (default: {clips})")
+    add("--nj", type=int, default=2, help="processes; changes nothing but the speed (default: %(default)s)")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,300 @@
+"""From the recordings that a corpus lists to data sets: every file is opened, and all faults are told together."""
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tse_lib import audio
+from tse_lib.manifest import Utterance, make_id, write_data_dir
+from tse_lib.parallel import parallel_map
+from tse_lib.rng import seed_of
+
+SETS = ("train", "dev", "test")
+SHARES = (0.8, 0.1, 0.1)
+MIN_S = {"speech": 1.0, "noise": 0.1, "rir": 0.0}
+SHOWN = 20  # faults listed by name before the rest is counted
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file, or the part `start` to `end` (samples; 0: to its end) of one.
+
+    Attributes:
+        name: the path below the root, without the extension.
+        speaker: as it is called in the corpus; empty for noise and room responses.
+        split: train, dev, test, or empty where the corpus does not say.
+        gender: f, m or empty.
+        role: what a cut list calls this part.
+        group: of noise and room responses: what must not be in two sets (the place of a noise, the room of a response).
+    """
+
+    path: Path
+    name: str
+    speaker: str = ""
+    split: str = ""
+    gender: str = ""
+    start: int = 0
+    end: int = 0
+    role: str = ""
+    group: str = ""
+
+    @property
+    def spk_id(self) -> str:
+        return make_id(self.speaker)
+
+    @property
+    def utt_id(self) -> str:
+        """The speaker, then the folders and the name: `103-train-clean-100-103-1240-0000`."""
+        parts = list(Path(self.name).parts)
+        if self.speaker in parts:
+            parts.remove(self.speaker)
+        return make_id(*filter(None, [self.speaker, *parts, self.role]))
+
+
+def make_sets(
+    recordings: Sequence[Recording],
+    root: Path,
+    out: Path,
+    prefix: str = "",
+    kind: str = "speech",
+    faults: Sequence[str] = (),
+    sample_rate: int | None = None,
+    shares: tuple[float, float, float] | None = None,
+    seed: int = 0,
+    min_s: float | None = None,
+    skip_bad: bool = False,
+    nj: int = 2,
+    split_hint: str = "",
+) -> list[Path]:
+    """Open every recording and write `out/<prefix>{train,dev,test}`; prints what it leaves out.
+
+    Everything is checked before anything is written.
+
+    Args:
+        kind: "speech" (speakers, activity), "noise" or "rir".
+        faults: what was wrong already when the corpus was listed; told with those of the files.
+        sample_rate: of the corpus; another rate in a file is a fault. None: whatever the files have.
+        shares: of the speakers (of the groups, of the files) in train, dev and test; None: as each recording's `split`.
+        min_s: shorter ones are faults; None: 1 s for speech, 0.1 s for noise, 0 for room responses.
+        skip_bad: go on without what is faulty.
+        split_hint: the way out where `split` cannot be used.
+
+    Returns:
+        The folders of the sets that were made.
+
+    Raises:
+        ValueError: naming files, values and the way out.
+    """
+    if kind not in MIN_S:
+        raise ValueError(f"--kind {kind}: one of {', '.join(MIN_S)}")
+    if not recordings and not faults:
+        raise ValueError(f"{root}: no {', '.join(audio.EXTENSIONS)} files")
+    refuse_clashes(recordings)
+    check = partial(_check, kind=kind, min_s=MIN_S[kind] if min_s is None else min_s, sample_rate=sample_rate)
+    checked = parallel_map(check, recordings, nj, "reading")
+    report_faults([*faults, *(result.fault for result in checked if result.fault)], skip_bad)
+    several = sum(result.num_channels > 1 for result in checked)
+    if several:
+        print(f"warning: {several} files have several channels; they are averaged to one when they are read")
+    good = [(recording, result.utt) for recording, result in zip(recordings, checked, strict=True) if result.utt]
+    if not good:
+        raise ValueError(f"{root}: no file is left, all {len(checked)} are faulty")
+    if kind == "speech":
+        good = _with_two_utterances(good, root)
+    split_of = _listed_split(good, root, split_hint) if shares is None else _drawn_split(good, kind, shares, seed)
+
+    genders = {recording.spk_id: recording.gender for recording, _ in good if recording.gender}
+    sets = {name: [utt for _, utt in good if split_of[_owner(utt)] == name] for name in SETS}
+    for name in SETS:
+        if sets[name]:
+            (out / f"{prefix}{name}" / "wav.scp").unlink(missing_ok=True)  # old and new sets are never there together
+        elif (out / f"{prefix}{name}" / "wav.scp").exists():
+            print(f"warning: {out / f'{prefix}{name}'} is left as an earlier run made it; nothing is in this set now")
+    folders = [out / f"{prefix}{name}" for name in SETS if sets[name]]
+    for folder in folders:
+        write_data_dir(folder, sets[folder.name.removeprefix(prefix)], genders)
+    return folders
+
+
+# ----------------------------------------------------------------------------------------------------------- options
+
+
+def add_set_options(parser: argparse.ArgumentParser, prefix: str = "", split: bool = False) -> None:
+    """The options that `prepare` of every corpus on the disk has.
+
+    Args:
+        prefix: what goes before the names of the sets.
+        split: whether a split can be drawn: `--split` and `--seed`.
+    """
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("data"), help="where the sets go (default: %(default)s)")
+    shown = f"{prefix}train" if prefix else "none"
+    add("--prefix", default=prefix, help=f"goes before the names of the sets (default: {shown})")
+    if split:
+        add(
+            "--split",
+            dest="shares",
+            type=float,
+            nargs=3,
+            default=SHARES,
+            metavar=("TRAIN", "DEV", "TEST"),
+            help=f"shares of train, dev and test (default: {' '.join(map(str, SHARES))})",
+        )
+        add("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    add("--min_s", type=float, help="shorter files are faults (default: 1 for speech, 0.1 for noise, 0 for rir)")
+    add("--skip_bad", action="store_true", help="go on without files that cannot be used")
+    add("--nj", type=int, default=2, help="processes; changes nothing but the speed (default: %(default)s)")
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def listed_path(path: Path) -> str:
+    """How a table names a file: relative to the current folder if it lies below (a project can move), else absolute."""
+    absolute, here = Path(os.path.abspath(path)), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> list[Path]:
+    """All audio files below `root`, sorted; links that lead out of it are not followed.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"--root {root}: no such folder")
+    inside = root.resolve()
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen or not real.is_relative_to(inside):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        paths = [Path(folder) / name for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in extensions and path.resolve().is_relative_to(inside)]
+    return sorted(found, key=lambda path: os.fsencode(path))
+
+
+def name_below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).with_suffix(""))
+
+
+# ------------------------------------------------------------------------------------------------------------ checks
+
+
+class Checked(NamedTuple):
+    """What opening a recording gave: its utterance, or why it cannot be used."""
+
+    utt: Utterance | None
+    fault: str
+    num_channels: int
+
+
+Member = tuple[Recording, Utterance]
+
+
+def refuse_clashes(recordings: Sequence[Recording]) -> None:
+    """Two files, or two speakers, must not get the same id."""
+    files: dict[str, Recording] = {}
+    speakers: dict[str, Recording] = {}
+    for recording in recordings:
+        other = files.setdefault(recording.utt_id, recording)
+        if other is not recording:
+            raise ValueError(f"'{other.path}' and '{recording.path}' would both be {recording.utt_id}; rename one")
+        other = speakers.setdefault(recording.spk_id, recording)
+        if other.speaker != recording.speaker:
+            raise ValueError(
+                f"the speakers '{other.speaker}' and '{recording.speaker}' would both be {recording.spk_id} "
+                f"('{other.path}', '{recording.path}'); rename one"
+            )
+
+
+def _check(recording: Recording, kind: str, min_s: float, sample_rate: int | None) -> Checked:
+    """Read one recording in full."""
+    path = recording.path
+    try:
+        listed = listed_path(path)
+        if {"\n", "\r"} & set(listed) or listed.endswith("|") or listed != listed.encode(errors="replace").decode():
+            raise ValueError(f"{ascii(str(path))}: a table cannot hold this name; rename the file")
+        header = audio.info(path)
+        if sample_rate is not None and header.sample_rate != sample_rate:
+            raise ValueError(f"{path}: {header.sample_rate} Hz, this corpus has {sample_rate} Hz")
+        length = (recording.end or header.num_samples) - recording.start
+        wave, rate = audio.read(path, start=recording.start, num_samples=length, mono=False)
+        audio.refuse_silence(wave, path)
+        if length < min_s * rate:
+            raise ValueError(f"{path}: {length / rate:.2f} s, shorter than --min_s {min_s:g}")
+    except (ValueError, OSError) as error:
+        return Checked(None, str(error), 1)
+    activity = audio.activity(np.mean(wave, axis=0), rate) if kind == "speech" else ""
+    group = make_id(recording.group) if recording.group else ""
+    utt = Utterance(recording.utt_id, listed, rate, length, recording.start, recording.spk_id, activity, group)
+    return Checked(utt, "", header.num_channels)
+
+
+def report_faults(faults: Sequence[str], skip_bad: bool) -> None:
+    if not faults:
+        return
+    lines = [*faults[:SHOWN], *([f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])]
+    text = "\n  ".join(lines)
+    if not skip_bad:
+        raise ValueError(f"{len(faults)} files cannot be used (--skip_bad goes on without them):\n  {text}")
+    print(f"left out, {len(faults)} files that cannot be used:\n  {text}")
+
+
+def _with_two_utterances(good: list[Member], root: Path) -> list[Member]:
+    """Without the speakers that have one utterance; prints how many."""
+    count = Counter(utt.spk_id for _, utt in good)
+    lonely = sum(number < 2 for number in count.values())
+    if lonely == len(count):
+        raise ValueError(f"{root}: none of {lonely} speakers has two utterances; target and enrolment need one each")
+    if lonely:
+        print(f"left out, {lonely} speakers with one utterance: target and enrolment must differ")
+    return [(recording, utt) for recording, utt in good if count[utt.spk_id] > 1]
+
+
+# ------------------------------------------------------------------------------------------------------------- split
+
+
+def _owner(utt: Utterance) -> str:
+    """What is in one set only: a speaker, the group of a noise or room response, else the file."""
+    return utt.spk_id or utt.group or utt.utt_id
+
+
+def _listed_split(good: list[Member], root: Path, hint: str) -> dict[str, str]:
+    split_of: dict[str, str] = {}
+    way_out = f"; {hint}" if hint else ""
+    for recording, utt in good:
+        if recording.split not in SETS:
+            raise ValueError(f"{root}: '{utt.path}': split '{recording.split}' is none of {', '.join(SETS)}{way_out}")
+        if split_of.setdefault(_owner(utt), recording.split) != recording.split:
+            what = "speaker" if utt.spk_id else "group"
+            raise ValueError(
+                f"{root}: {what} '{_owner(utt)}' is in {split_of[_owner(utt)]} and in {recording.split}{way_out}"
+            )
+    return split_of
+
+
+def _drawn_split(good: list[Member], kind: str, shares: tuple[float, float, float], seed: int) -> dict[str, str]:
+    """Each owner to one set, by a hash of its name; every set with a share gets at least one."""
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"--split {' '.join(f'{share:g}' for share in shares)}: three shares that add up to 1")
+    owners = sorted({_owner(utt) for _, utt in good}, key=lambda owner: seed_of(seed, "split", owner))
+    wanted = [index for index, share in enumerate(shares) if share > 0]
+    if len(owners) < len(wanted):
+        what = "speakers with two utterances" if kind == "speech" else "files or groups of files"
+        raise ValueError(f"{len(owners)} {what}, too few for {len(wanted)} disjoint sets; --split 1 0 0 makes one set")
+    counts = [max(1, round(share * len(owners))) if share > 0 else 0 for share in shares]
+    counts[counts.index(max(counts))] += len(owners) - sum(counts)
+    names = [name for name, count in zip(SETS, counts, strict=True) for _ in range(count)]
+    return dict(zip(owners, names, strict=True))
