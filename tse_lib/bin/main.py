@@ -8,6 +8,7 @@ import sys
 import traceback
 
 VERBS = {
+    "download": ("tse_lib.bin.download", "fetch an open corpus"),
     "prepare": ("tse_lib.bin.prepare", "make a data set of a corpus"),
     "validate": ("tse_lib.bin.validate", "check data sets"),
     "simulate": ("tse_lib.bin.simulate", "decide the fixed development and test mixtures, as text"),
