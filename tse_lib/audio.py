@@ -1,12 +1,18 @@
 """Read, write, resample and check audio files. Everything that touches an audio file in this project goes through here.
 
 Arrays are float32 in [-1, 1], `(T,)` for one channel and `(C, T)` for several.
+
+Training reads millions of crops. A plain 16-bit wav is therefore read without libsndfile (`Pcm16`), with the same
+result; whatever is unusual about a file is left to libsndfile.
 """
 
+import functools
 import itertools
 import math
+import os
 import struct
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +25,11 @@ from tse_lib.manifest import ACTIVITY_BLOCK_S
 
 EXTENSIONS = (".wav", ".flac", ".ogg")
 SILENCE_DBFS = -80.0  # a file whose loudest sample stays below this holds nothing to work with
+PCM16_SCALE = np.float32(2**-15)  # of a 16-bit sample, as libsndfile has it: exact
+HEADERS_KEPT = 4096  # headers remembered a process, about 0.5 kB each
+PLAIN_CHUNKS = (b"fmt ", b"data", b"fact", b"LIST", b"JUNK", b"bext", b"id3 ")
+# the last 14 bytes of a format's GUID in a WAVE_FORMAT_EXTENSIBLE header (Microsoft's ksmedia.h)
+GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 
 
 class Info(NamedTuple):
@@ -34,6 +45,9 @@ def info(path: str | Path) -> Info:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, truncated, or not audio that soundfile reads.
     """
+    plain = _pcm16(path)
+    if plain:
+        return plain.info
     with _open(path) as file:
         return Info(file.samplerate, file.frames, file.channels)
 
@@ -59,25 +73,21 @@ def read(
     Raises:
         FileNotFoundError, ValueError: missing, empty, truncated, not audio, not finite, or too short for the part.
     """
-    with _open(path) as file:
-        own_rate = file.samplerate
-        wanted = file.frames - start if num_samples is None else num_samples
-        if start < 0 or wanted <= 0 or start + wanted > file.frames:
-            raise ValueError(f"{path}: samples {start} to {start + wanted} wanted, the file has {file.frames}")
-        try:
-            file.seek(start)
-            audio = file.read(wanted, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise ValueError(f"{path}: cannot be decoded ({_reason(error)}); truncated?") from None
-    if len(audio) < wanted:
-        raise ValueError(f"{path}: truncated, {len(audio)} of {wanted} samples could be read")
-    if not np.isfinite(audio).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples")
-    audio = audio.T  # (C, T)
-    if mono:
-        if len(audio) > 1:
+    plain = _pcm16(path)
+    if plain:
+        own_rate = plain.info.sample_rate
+        audio = plain.read(path, start, _wanted(path, start, num_samples, plain.info.num_samples))
+    else:
+        audio, own_rate = _decode(path, start, num_samples)
+    if audio.shape[1] == 1:
+        audio = audio.reshape(1, -1)
+    else:
+        audio = audio.T  # (C, T)
+        if mono:
             warnings.warn(f"{path}: {len(audio)} channels averaged to one", stacklevel=2)
-        audio = audio.mean(0)
+            audio = audio.mean(0, keepdims=True)
+    if mono:
+        audio = audio[0]
     if sample_rate is not None and sample_rate != own_rate:
         return resample(audio, own_rate, sample_rate), sample_rate
     return np.ascontiguousarray(audio), own_rate
@@ -108,6 +118,25 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
 
 
+def write_pcm16(path: str | Path, parts: Iterable[np.ndarray], sample_rate: int) -> int:
+    """Write int16 arrays `(T,)`, one after the other, as one mono wav; returns the number of samples.
+
+    Whole or not at all, as `write`; the parts are not held in memory.
+    """
+    path = Path(path)
+    count = 0
+    try:
+        with temporary_for(path) as temporary:
+            with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
+                for part in parts:
+                    file.write(part)
+                    count += len(part)
+            _check_whole(temporary, path, count)
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
+    return count
+
+
 def resample(audio: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
     """Resample the last axis with soxr (high quality); any real factor. `(…, T)` -> `(…, about T * to / from)`."""
     if from_rate == to_rate:
@@ -136,6 +165,114 @@ def activity(audio: np.ndarray, sample_rate: int) -> str:
     levels = [math.sqrt(np.mean(block * block)) for block in blocks]
     threshold = max(np.percentile(levels, 95) * 10 ** (-35 / 20), 10 ** (-60 / 20))
     return "".join("1" if level > threshold else "0" for level in levels)
+
+
+# ----------------------------------------------------------------------------------------------------------- decoding
+
+
+class Pcm16(NamedTuple):
+    """Where the samples of a plain 16-bit wav lie: `info.num_samples` of each channel from byte `begin` on."""
+
+    info: Info
+    begin: int
+
+    def read(self, path: str | Path, start: int, num_samples: int) -> np.ndarray:
+        """`num_samples` from `start` on: (T, C). The file is open for this long only: safe after fork, no limit met."""
+        frame = 2 * self.info.num_channels
+        samples = np.empty((num_samples, self.info.num_channels), "<i2")
+        bytes_of = memoryview(samples).cast("B")
+        done = 0
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            while done < len(bytes_of):  # one call reads 2 GiB at most
+                got = os.preadv(handle, [bytes_of[done:]], self.begin + start * frame + done)
+                if got == 0:
+                    raise ValueError(f"{path}: truncated, {done // frame} of {num_samples} samples could be read")
+                done += got
+        finally:
+            os.close(handle)
+        return np.multiply(samples, PCM16_SCALE, dtype=np.float32)
+
+
+def _pcm16(path: str | Path) -> Pcm16 | None:
+    """The layout of a plain 16-bit wav; None for anything else, a missing file included."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return _pcm16_header(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
+
+
+@functools.lru_cache(maxsize=HEADERS_KEPT)
+def _pcm16_header(path: str, size: int, *identity: int) -> Pcm16 | None:
+    """Parse a header once: a file that changed has another size, time or inode, and so is parsed again.
+
+    Only what cannot be read in two ways counts as plain; libsndfile has its ways with the rest.
+    """
+    chunks: dict[bytes, tuple[int, int]] = {}
+    try:
+        with open(path, "rb", buffering=0) as file:
+            riff = file.read(12)
+            if riff[:4] != b"RIFF" or riff[8:] != b"WAVE" or int.from_bytes(riff[4:8], "little") + 8 != size:
+                return None
+            place = 12
+            while place < size:
+                file.seek(place)
+                head = file.read(8)
+                name, length = head[:4], int.from_bytes(head[4:], "little")
+                place += 8
+                if name in chunks or name not in PLAIN_CHUNKS or length < 4 or place + length > size:
+                    return None  # length < 4: libsndfile stumbles over a short `fact`
+                chunks[name] = place, length
+                if name == b"fmt ":
+                    form = file.read(min(length, 40))
+                place += length + length % 2
+    except OSError:
+        return None
+    if not {b"fmt ", b"data"} <= set(chunks) or chunks[b"data"] < chunks[b"fmt "]:
+        return None
+    return _layout(form, *chunks[b"data"])
+
+
+def _layout(form: bytes, begin: int, length: int) -> Pcm16 | None:
+    """What the chunks `fmt ` and `data` say, if they say 16-bit PCM."""
+    if len(form) < 16:
+        return None
+    tag, channels, rate, _, frame, bits = struct.unpack("<HHIIHH", form[:16])
+    if tag == 0xFFFE and len(form) == 40 and form[18:20] == b"\x10\x00" and form[26:] == GUID_TAIL:
+        (tag,) = struct.unpack("<H", form[24:26])
+    plain = tag == 1 and bits == 16 and 1 <= channels <= 1024 and 0 < rate < 2**31
+    if not plain or frame != 2 * channels or length == 0 or length % frame:
+        return None
+    return Pcm16(Info(rate, length // frame, channels), begin)
+
+
+def _decode(path: str | Path, start: int, num_samples: int | None) -> tuple[np.ndarray, int]:
+    """A part of whatever libsndfile reads: (T, C) and the sample rate."""
+    with _open(path) as file:
+        wanted = _wanted(path, start, num_samples, file.frames)
+        is_pcm16 = file.subtype == "PCM_16"  # its own conversion takes several times as long as ours
+        try:
+            file.seek(start)
+            audio = file.read(wanted, dtype="int16" if is_pcm16 else "float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise ValueError(f"{path}: cannot be decoded ({_reason(error)}); truncated?") from None
+        rate = file.samplerate
+    if len(audio) < wanted:
+        raise ValueError(f"{path}: truncated, {len(audio)} of {wanted} samples could be read")
+    if is_pcm16:
+        return np.multiply(audio, PCM16_SCALE, dtype=np.float32), rate
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{path}: holds NaN or infinite samples")
+    return audio, rate
+
+
+def _wanted(path: str | Path, start: int, num_samples: int | None, available: int) -> int:
+    """How many samples to read; ValueError when the file has not so many."""
+    wanted = available - start if num_samples is None else num_samples
+    if start < 0 or wanted <= 0 or start + wanted > available:
+        raise ValueError(f"{path}: samples {start} to {start + wanted} wanted, the file has {available}")
+    return wanted
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
