@@ -56,6 +56,7 @@ class Archive:
         md5, sha256: hexadecimal; empty where nobody published it.
         num_bytes: exact; 0 where it is not known.
         folder: below the root, where it is unpacked.
+        file_name: what it is called, where the address does not end with that.
     """
 
     url: str
@@ -63,10 +64,11 @@ class Archive:
     sha256: str = ""
     num_bytes: int = 0
     folder: str = ""
+    file_name: str = ""
 
     @property
     def name(self) -> str:
-        return unquote(urlsplit(self.url).path).rpartition("/")[2]
+        return self.file_name or unquote(urlsplit(self.url).path).rpartition("/")[2]
 
 
 def archives_of(parts: Mapping[str, Archive | tuple[Archive, ...]], names: Sequence[str]) -> list[Archive]:
@@ -312,19 +314,19 @@ def _verify(archive: Archive, path: Path) -> None:
     """ValueError, and no file any more, where size or checksum are not those of the archive."""
     if archive.num_bytes and _size(path) != archive.num_bytes:
         _refuse(path, "bytes", str(_size(path)), str(archive.num_bytes))
-    sums = {"md5": (hashlib.md5(), archive.md5), "sha256": (hashlib.sha256(), archive.sha256)}
-    wanted = {kind: (digest, told) for kind, (digest, told) in sums.items() if told}
+    wanted = {kind: told for kind, told in (("md5", archive.md5), ("sha256", archive.sha256)) if told}
     if not wanted:
         return
+    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in wanted}
     bar = tqdm(total=_size(path), desc=f"verifying {archive.name}", unit="B", unit_scale=True, disable=None)
     with bar, open(path, "rb") as file:
         while block := file.read(BLOCK):
-            for digest, _ in wanted.values():
+            for digest in digests.values():
                 digest.update(block)
             bar.update(len(block))
-    for kind, (digest, told) in wanted.items():
-        if digest.hexdigest() != told.lower():
-            _refuse(path, kind, digest.hexdigest(), told)
+    for kind, told in wanted.items():
+        if digests[kind].hexdigest() != told.lower():
+            _refuse(path, kind, digests[kind].hexdigest(), told)
 
 
 def _refuse(path: Path, kind: str, found: str, told: str) -> None:
