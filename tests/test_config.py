@@ -225,7 +225,6 @@ def test_ramps_go_linearly_from_where_the_stretch_begins():
         ([{"until_step": 9, "simulation": {}}, {"until_step": 9, "simulation": {}}], "must rise"),
         ([{"until_step": 9, "simulation": {"snr": 1}}], "unknown key 'snr'; did you mean 'snr_db'"),
         ([{"until_step": 9, "simulation": {"snr_db": {"from": 1, "to": 2}}}], "{ramp: .from, to.} expected"),
-        ([{"until_step": 9, "simulation": {"snr_db": {"ramp": [1, [2, 3]]}}}], "two numbers or two ranges"),
         ([{"until_step": 9, "simulation": {"snr_db": {"ramp": [[1, 2], [2]]}}}], "two numbers or two ranges"),
         ([{"until_step": 9, "simulation": {"snr_db": {"ramp": ["a", "b"]}}}], "two numbers or two ranges"),
         ([{"until_step": 9, "simulation": {"target_absent": {"ramp": [0, 4]}}}], "target_absent: .*less than or equal"),

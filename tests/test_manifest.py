@@ -8,7 +8,9 @@ import pytest
 
 from tse_lib.files import replace_file
 from tse_lib.manifest import (
+    Mask,
     Mixture,
+    Response,
     Source,
     Utterance,
     audio_path,
@@ -158,11 +160,20 @@ def test_ids_have_no_whitespace():
 
 
 def test_mixtures_are_read_back(tmp_path):
-    absent = dataclasses.replace(MIXTURE, mix_id="m2", target_present=False, noise=source("rain", rir="room.wav"))
+    absent = dataclasses.replace(MIXTURE, mix_id="m2", target_present=False, noise=source("rain"))
+    room = Response("room.wav", 5, 400, "room-1", "hall")
+    degraded = source("c", spk_id="ann", rir=room, noise=source("hum", level_db=5.0), eq_db=(1.0, -2.0))
+    absent = dataclasses.replace(
+        absent, enrolls=(degraded,), target="early", early_s=0.05, masks=(Mask("freq", 100.0, 200.0),), clip_db=3.0
+    )
     write_mixtures(tmp_path / "mixtures.jsonl", [MIXTURE, absent])
     assert read_mixtures(tmp_path / "mixtures.jsonl") == [MIXTURE, absent]
     assert MIXTURE.target_spk == "ann"
     assert [len(mixture.interferers) for mixture in (MIXTURE, absent)] == [1, 2]
+
+
+def test_what_is_as_always_is_not_written():
+    assert "speed" not in MIXTURE.to_json() and "masks" not in MIXTURE.to_json()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tse_lib import audio
 from tse_lib.config import Simulation, build
 from tse_lib.data.dataset import load_source, load_waveforms
 from tse_lib.dsp.level import active_samples
-from tse_lib.manifest import Mixture, Source, Utterance, read_mixtures, write_mixtures
+from tse_lib.manifest import Mixture, Source, Utterance, read_mixtures, write_data_dir, write_mixtures
 from tse_lib.simulation.render import PEAK, Waveforms, render
 from tse_lib.simulation.sample import Corpus, check_disjoint, read_corpus, sample, target_is_present
 
@@ -54,7 +54,13 @@ def mixture_of(sir_db=(3.0,), snr_db=None, present=True, level_dbfs=-25.0, offse
 def rendered(mixture, rirs=None, noise=None, enroll="a-9"):
     waves = voices("a-0", "b-0", "c-0")[: len(mixture.talkers)]
     noise = torch.randn(RATE, dtype=torch.float64, generator=torch.manual_seed(0)) if mixture.noise else noise
-    return render(mixture, Waveforms(waves, voices(enroll), noise, rirs or [None] * len(waves)))
+    return render(mixture, waveforms(waves, voices(enroll), noise, rirs))
+
+
+def waveforms(talkers, enrolls, noise=None, rirs=None) -> Waveforms:
+    """Enrolments without room or noise."""
+    clean = [None] * len(enrolls)
+    return Waveforms(talkers, enrolls, noise, rirs or [None] * len(talkers), clean, clean)
 
 
 def level_db(x, where):
@@ -88,7 +94,7 @@ def test_the_active_samples_are_those_of_the_target():
     target, other = voices("a-0", "b-0")
     target[RATE // 2 :] = 0
     other[RATE // 2 :] *= 30
-    out = render(mixture, Waveforms([target, other], voices("a-9"), None, [None, None]))
+    out = render(mixture, waveforms([target, other], voices("a-9")))
     active = active_samples(out.images[0], RATE)
     assert not active[RATE // 2 + 200 :].any()
     assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(0, abs=0.01)
@@ -97,7 +103,7 @@ def test_the_active_samples_are_those_of_the_target():
 def test_a_talker_in_the_targets_pauses_is_levelled_by_its_own_speech():
     target, other = voices("a-0", "b-0")
     target[RATE // 2 :], other[: RATE // 2 + 400] = 0, 0
-    out = render(mixture_of((6.0,)), Waveforms([target, other], voices("a-9"), None, [None, None]))
+    out = render(mixture_of((6.0,)), waveforms([target, other], voices("a-9")))
     levels = [level_db(image, active_samples(image, RATE)) for image in out.images]
     assert levels[0] - levels[1] == pytest.approx(6, abs=0.01)
 
@@ -138,7 +144,7 @@ def test_a_unit_response_is_the_dry_signal():
 def test_an_image_is_the_convolution_and_rings_on_after_the_crop():
     wave, response = voices("a-0", seconds=0.25)[0], room(4)
     mixture = mixture_of((), offsets=(500,))
-    out = render(mixture, Waveforms([wave], voices("a-9"), None, [response]))
+    out = render(mixture, waveforms([wave], voices("a-9"), None, [response]))
     expected = np.zeros(RATE + 4000)
     full = np.convolve(wave.numpy(), response.numpy())
     expected[500 : 500 + len(full)] = full
@@ -151,7 +157,7 @@ def test_an_image_is_the_convolution_and_rings_on_after_the_crop():
 def test_short_noise_is_repeated():
     clip = torch.randn(700, dtype=torch.float64, generator=torch.manual_seed(1))
     mixture = mixture_of((), 0.0)
-    out = render(mixture, Waveforms(voices("a-0"), voices("a-9"), clip, [None]))
+    out = render(mixture, waveforms(voices("a-0"), voices("a-9"), clip))
     torch.testing.assert_close(out.noise[700:1400], out.noise[:700])
     assert (out.noise != 0).all()
 
@@ -303,7 +309,8 @@ def test_one_knob_moves_nothing_else(corpus, changes, moved):
         before, after = dataclasses.asdict(before), dataclasses.asdict(after)
         assert {key for key in before if before[key] != after[key]} <= moved
         for one, other in zip(before["talkers"], after["talkers"], strict=True):
-            assert {key for key in one if one[key] != other[key]} <= {"rir", "level_db"}
+            run_in = {"start", "num_samples", "offset"} if changes.get("rir_probability") else set()
+            assert {key for key in one if one[key] != other[key]} <= {"rir", "level_db", *run_in}
 
 
 def test_one_more_enrolment_keeps_the_first(corpus):
@@ -404,7 +411,14 @@ def test_too_few_speakers_or_utterances(tmp_path):
         read_corpus(tmp_path / "two")
 
 
-def test_a_speaker_in_two_sets(corpus):
-    check_disjoint({"train": corpus, "dev": Corpus([])})
-    with pytest.raises(ValueError, match="speaker 'a' is in train and in dev"):
-        check_disjoint({"train": corpus, "dev": corpus_of()})
+def test_a_speaker_a_noise_or_a_room_in_two_sets(corpus_dir, tmp_path):
+    check_disjoint(corpus_dir, ["train", "dev_speech"])
+    tiny.write_set(tmp_path / "one", {name: tiny.voice(name, 800) for name in ("a-0", "b-0")})
+    tiny.write_set(tmp_path / "two", {name: tiny.voice(name, 800) for name in ("b-1", "c-0")})
+    with pytest.raises(ValueError, match="'b' is in one and in two; sets must be disjoint"):
+        check_disjoint(tmp_path, ["one", "two"])
+    for name in ("noise_train", "noise_dev"):
+        path = str(tmp_path / name / "clip.wav")
+        write_data_dir(tmp_path / name, [Utterance(f"{name}-1", path, RATE, 800, group="kitchen")])
+    with pytest.raises(ValueError, match="'kitchen' is in noise_dev and in noise_train"):
+        check_disjoint(tmp_path, ["noise_dev", "noise_train"])

@@ -114,18 +114,19 @@ def write_set(folder: Path, waves: dict[str, np.ndarray], sample_rate: int = RAT
 
 
 def make_data(data: Path) -> Path:
-    """data/{train,dev_speech,noise,rir}, and data/dev with four rendered mixtures."""
+    """data/{train,dev_speech,noise,noise_dev,rir}, and data/dev with four rendered mixtures."""
     for name, talkers in (("train", "abcde"), ("dev_speech", "vwxyz")):
         ids = [f"{talker}-{number}" for talker in talkers for number in range(3)]
         write_set(data / name, {utt_id: voice(utt_id, RATE + 400 * (len(utt_id) % 2)) for utt_id in ids})
-    noise = {f"noise-{n}": rng(2, "noise", n).standard_normal(3 * RATE).astype(np.float32) * 0.05 for n in range(2)}
-    write_set(data / "noise", noise, speech=False)
+    for name in ("noise", "noise_dev"):
+        noise = {f"{name}-{n}": rng(2, name, n).standard_normal(3 * RATE).astype(np.float32) * 0.05 for n in range(2)}
+        write_set(data / name, noise, speech=False)
     decay = np.exp(-np.arange(1200) / 200).astype(np.float32)
     rirs = {f"room-{n}": rng(2, "rir", n).standard_normal(1200).astype(np.float32) * 0.1 * decay for n in range(2)}
     for rir in rirs.values():
         rir[20] = 0.9  # the direct sound
     write_set(data / "rir", rirs, speech=False)
-    dev = {"num_mixtures": 4, "speech": "dev_speech", "noise": "noise", "simulation": SIMULATION}
+    dev = {"num_mixtures": 4, "speech": "dev_speech", "noise": "noise_dev", "simulation": SIMULATION}
     sets = build(Sets, {"seed": 3, "sample_rate": RATE, "sets": {"dev": dev}}, "tiny")
     _, mixtures = sample_set(data, "dev", sets)
     write_mixtures(data / "dev" / "mixtures.jsonl", mixtures)

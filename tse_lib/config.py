@@ -30,33 +30,81 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[float, float], BeforeValidator(_as_range), AfterValidator(_ordered)]
 IntRange = Annotated[tuple[int, int], BeforeValidator(_as_range), AfterValidator(_ordered)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value or ())]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Simulation(Section):
-    """How mixtures are drawn. A range is drawn uniformly; one number stands for itself."""
+    """How mixtures are drawn. A range is drawn uniformly; one number stands for itself.
+
+    In an experiment each value may also be a schedule over optimizer steps: `snr_db: {0: [15, 20], 50000: [-5, 10]}`
+    goes linearly from the first to the second and stays there (see `simulation_at`).
+    """
 
     segment_s: float = Field(gt=0)
+    # who speaks, and when
     num_talkers: IntRange = Field(description="talkers in a mixture, the target counted when present")
+    target_absent: Probability = 0.0
+    target_presence: Range = Field((1.0, 1.0), description="share of the segment that the target's stretch takes")
+    overlap_ratio: Range = Field((1.0, 1.0), description="share of the target's stretch that an interferer covers")
+    fade_s: float = Field(0.05, ge=0, description="of speech that begins or ends inside the segment")
+    min_activity: Probability = Field(0.4, description="least share of a talker's crop that must be speech")
+    speed: Range = Field((1.0, 1.0), description="speed perturbation, one factor a talker")
+    speed_probability: Probability = 1.0
+    speed_enroll: bool = Field(
+        True, description="the enrolment has the talker's speed: a new talker; false: it has not"
+    )
+    # levels
     sir_db: Range = Field(description="target's image over one interferer's image")
     snr_db: Range = Field(description="all speech over noise")
     noise_probability: Probability
     level_dbfs: Range = Field(description="RMS of the mixture")
-    speed: Range = Field((1.0, 1.0), description="speed perturbation, one factor a talker, enrolment included")
-    rir_probability: Probability = 0.0
-    target_absent: Probability = 0.0
+    # rooms
+    rir_probability: Probability = Field(0.0, description="of each talker to be heard in a room")
+    rir_sources: dict[str, float] = Field({}, description="weights of the sets of responses; none: all responses alike")
+    same_room: bool = Field(False, description="all talkers of a mixture in one room (its group in utt2group)")
+    target: Literal["dry", "early", "reverberant"] = "reverberant"
+    early_s: float = Field(0.05, gt=0, description="of the response after the direct sound, where the target is early")
+    # enrolments
     enroll_s: Range = Field(description="length of one enrolment; shorter where the utterance is")
     num_enrolls: IntRange = (1, 1)
-    min_activity: Probability = Field(0.4, description="least share of the target's crop that must be speech")
+    enroll_noise_probability: Probability = 0.0
+    enroll_snr_db: Range = (5.0, 20.0)
+    enroll_rir_probability: Probability = 0.0
+    enroll_eq_probability: Probability = 0.0
+    enroll_eq_db: Range = Field((-6.0, 6.0), description="of a random equaliser, at six frequencies 64 to 24000 Hz")
+    # the channel: what is done to the mixture; all but the band limit leave the target alone
+    band_limit_probability: Probability = 0.0
+    band_limit_hz: Range = Field(
+        (3400.0, 3400.0), description="upper edge; mixture, target and parts are limited alike"
+    )
+    clip_probability: Probability = 0.0
+    clip_db: Range = Field((1.0, 10.0), description="how far the peaks would rise above the level where they are cut")
+    num_time_masks: IntRange = Field((0, 0), description="SpecAugment of the mixture's spectrogram")
+    time_mask_s: Range = (0.0, 0.5)
+    num_freq_masks: IntRange = (0, 0)
+    freq_mask_hz: Range = (0.0, 500.0)
+    render_on: Literal["worker", "device"] = Field("worker", description="where the audio of training items is made")
 
     @model_validator(mode="after")
     def _sane(self) -> "Simulation":
-        if self.num_talkers[0] < 1:
-            raise ValueError("num_talkers: at least 1")
-        if self.num_enrolls[0] < 1:
-            raise ValueError("num_enrolls: at least 1")
-        if self.enroll_s[0] <= 0 or self.speed[0] <= 0:
-            raise ValueError("enroll_s and speed must be above 0")
+        least = {
+            "num_talkers": 1, "num_enrolls": 1, "num_time_masks": 0, "num_freq_masks": 0, "time_mask_s": 0,
+            "freq_mask_hz": 0, "overlap_ratio": 0, "clip_db": 0,
+        }  # fmt: skip
+        for name, limit in least.items():
+            if getattr(self, name)[0] < limit:
+                raise ValueError(f"{name}: at least {limit}")
+        for name in ("enroll_s", "speed", "target_presence", "band_limit_hz"):
+            if getattr(self, name)[0] <= 0:
+                raise ValueError(f"{name} must be above 0")
+        for name in ("target_presence", "overlap_ratio"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name}: a share, at most 1")
+        if any(weight < 0 for weight in self.rir_sources.values()) or (
+            self.rir_sources and not sum(self.rir_sources.values())
+        ):
+            raise ValueError("rir_sources: weights of at least 0, not all 0")
         return self
 
 
@@ -69,9 +117,9 @@ class Stretch(Section):
 
 class MixtureSet(Section):
     num_mixtures: int = Field(gt=0)
-    speech: str = Field(description="data set (below the data folder) that talkers come from")
-    noise: str | None = None
-    rirs: str | None = None
+    speech: Names = Field(description="data sets (below the data folder) that talkers come from")
+    noise: Names = ()
+    rirs: Names = ()
     simulation: Simulation
 
 
@@ -113,6 +161,7 @@ class Train(Section):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     bf16: bool = Field(True, description="bfloat16 autocast where the processor has it; losses stay in float32")
     num_workers: int = Field(1, ge=0)
+    bad_files: Literal["stop", "skip"] = Field("stop", description="what to do about a file that cannot be read")
     log_every: int = Field(50, gt=0)
     save_every: int = Field(500, gt=0)
     valid_every: int = Field(1000, gt=0)
@@ -139,58 +188,121 @@ class Config(Section):
 
     seed: int
     sample_rate: int = Field(gt=0)
-    simulation: Simulation
+    simulation: Simulation = Field(description="at step 0, before the curriculum")
+    schedule: dict[str, dict[int, Any]] = Field(
+        {}, description="the values of `simulation` that were given as schedules"
+    )
     curriculum: list[Stretch] = []
     model: Choice
     loss: list[LossTerm] = Field(min_length=1)
     train: Train
     inference: Inference = Inference()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_schedules(cls, values: Any) -> Any:
+        """Move schedules out of `simulation` and leave their values at step 0 there."""
+        if not isinstance(values, dict) or not isinstance(values.get("simulation"), dict):
+            return values
+        schedule = dict(values.get("schedule") or {})
+        for name, value in values["simulation"].items():
+            if isinstance(value, dict) and value and all(_is_step(key) for key in value):
+                schedule[name] = {int(step): value[step] for step in value}
+        first = {name: value_at(name, knots, 0) for name, knots in schedule.items()}
+        return {**values, "schedule": schedule, "simulation": {**values["simulation"], **first}}
+
     @model_validator(mode="after")
     def _curriculum_in_order(self) -> "Config":
         ends = [stretch.until_step for stretch in self.curriculum]
         if ends != sorted(set(ends)):
             raise ValueError(f"curriculum: until_step must rise from stretch to stretch, got {ends}")
-        for stretch in self.curriculum:
-            for step in (0, stretch.until_step - 1):
-                override_simulation(self.simulation, stretch, step, 0)
+        for step in self.knots():
+            if simulation_at(self, step).render_on != self.simulation.render_on:
+                raise ValueError("curriculum: render_on is the same for the whole training")
         return self
+
+    def knots(self) -> list[int]:
+        """The steps at which the drawing of mixtures turns, and those just before."""
+        ends = [stretch.until_step for stretch in self.curriculum]
+        steps = {step for knots in self.schedule.values() for step in knots}
+        return sorted({0, *steps, *ends, *(end - 1 for end in ends)})
 
 
 # ------------------------------------------------------------------------------------------------------- curriculum
 
 
 def simulation_at(conf: Config, step: int) -> Simulation:
-    """The drawing of mixtures at an optimizer step: `simulation`, overridden by the stretch that `step` lies in.
+    """The drawing of mixtures at an optimizer step: `simulation` and its schedules, overridden by the curriculum.
 
-    In a stretch, `snr_db: {ramp: [[15, 20], [-5, 10]]}` goes linearly from the first value to the second.
+    A schedule is a mapping from steps to values: linear between two steps, constant before the first and after the
+    last (a word jumps at its step). A stretch of the curriculum replaces values until its step; in it,
+    `snr_db: {ramp: [[15, 20], [-5, 10]]}` goes linearly from the first value to the second.
     """
+    changes = {name: value_at(name, knots, step) for name, knots in conf.schedule.items()}
     begin = 0
     for stretch in conf.curriculum:
         if step < stretch.until_step:
-            return override_simulation(conf.simulation, stretch, step, begin)
+            share = (step - begin) / max(1, stretch.until_step - begin)
+            changes |= {name: _ramped(name, wanted, share) for name, wanted in stretch.simulation.items()}
+            break
         begin = stretch.until_step
-    return conf.simulation
+    if not changes:
+        return conf.simulation
+    return build(Simulation, {**conf.simulation.model_dump(), **changes}, "curriculum.simulation")
 
 
-def override_simulation(base: Simulation, stretch: Stretch, step: int, begin: int) -> Simulation:
-    share = (step - begin) / max(1, stretch.until_step - begin)
+def value_at(name: str, knots: dict[int, Any], step: int) -> Any:
+    steps = sorted(knots)
+    before = [knot for knot in steps if knot <= step]
+    after = [knot for knot in steps if knot > step]
+    if not before or not after:
+        return knots[before[-1] if before else after[0]]
+    first, last = before[-1], after[0]
+    if isinstance(knots[first], (str, bool)):
+        return knots[first]
+    return _between(name, knots[first], knots[last], (step - first) / (last - first))
 
-    def value(wanted: Any) -> Any:
-        if not isinstance(wanted, dict):
-            return wanted
-        if set(wanted) != {"ramp"} or not isinstance(wanted["ramp"], list) or len(wanted["ramp"]) != 2:
-            raise ValueError(f"curriculum: a value, a range or {{ramp: [from, to]}} expected, got {wanted}")
-        first, last = wanted["ramp"]
-        try:
-            if isinstance(first, list):
-                return [a + share * (b - a) for a, b in zip(first, last, strict=True)]
-            return first + share * (last - first)
-        except (TypeError, ValueError):
-            raise ValueError(f"curriculum: a ramp goes between two numbers or two ranges, got {wanted}") from None
 
-    overrides = {key: value(wanted) for key, wanted in stretch.simulation.items()}
-    return build(Simulation, {**base.model_dump(), **overrides}, "curriculum.simulation")
+def _is_step(key: Any) -> bool:
+    return (isinstance(key, int) and not isinstance(key, bool) and key >= 0) or (
+        isinstance(key, str) and key.isdecimal()  # JSON has no other keys
+    )
+
+
+def _ramped(name: str, wanted: Any, share: float) -> Any:
+    if not isinstance(wanted, dict) or name == "rir_sources":
+        return wanted
+    if set(wanted) != {"ramp"} or not isinstance(wanted["ramp"], list) or len(wanted["ramp"]) != 2:
+        raise ValueError(f"curriculum: {name}: a value, a range or {{ramp: [from, to]}} expected, got {wanted}")
+    first, last = wanted["ramp"]
+    return _between(name, first, last, share)
+
+
+def _between(name: str, first: Any, last: Any, share: float) -> Any:
+    """Linearly between two numbers or ranges; counts are rounded."""
+    try:
+        if isinstance(first, list) or isinstance(last, list):
+            first, last = _as_range(first), _as_range(last)
+            return [_between(name, a, b, share) for a, b in zip(first, last, strict=True)]
+        value = first + share * (last - first)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: between two numbers or two ranges, not from {first!r} to {last!r}") from None
+    return round(value) if name.startswith("num_") else value
+
+
+def curriculum_scalars(conf: Config, step: int) -> dict[str, float]:
+    """The numbers of `simulation` that change in the course of the training, as they are at `step`: for the log."""
+    moving = {*conf.schedule, *(name for stretch in conf.curriculum for name in stretch.simulation)}
+    now = simulation_at(conf, step)
+    scalars: dict[str, float] = {}
+    for name in sorted(moving):
+        value = getattr(now, name)
+        if isinstance(value, tuple):
+            low, high = value
+            scalars |= {name: low} if low == high else {f"{name}_low": low, f"{name}_high": high}
+        elif isinstance(value, (int, float)):
+            scalars[name] = float(value)
+    return scalars
 
 
 # ---------------------------------------------------------------------------------------------------- YAML to models

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,20 @@ def write_data_dir(folder: str | Path, utterances: Iterable[Utterance], genders:
     write_table(folder / "wav.scp", recordings)
 
 
-def read_data_dir(folder: str | Path) -> list[Utterance]:
-    """All utterances of a data set, in the order of their ids.
+def read_data_dir(folder: str | Path) -> Sequence[Utterance]:
+    """All utterances of a data set, in the order of their ids: of the packed store where the set has one.
 
     Raises:
         FileNotFoundError: no such set.
-        ValueError: tables that do not agree, duplicate ids, or a pipe instead of a path.
+        ValueError: tables that do not agree, duplicate ids, a pipe instead of a path, or a store of other tables.
     """
+    from tse_lib.store import PackedUtterances, is_packed  # here, because it is made of this module's utterances
+
+    return PackedUtterances(folder) if is_packed(folder) else read_tables(folder)
+
+
+def read_tables(folder: str | Path) -> list[Utterance]:
+    """As `read_data_dir`, with the files that the tables name, whether the set is packed or not."""
     folder = Path(folder)
     if not (folder / "wav.scp").exists():
         raise FileNotFoundError(f"{folder}: no data set here (wav.scp is missing); run the prepare stage")
@@ -176,6 +183,18 @@ def _count(path: Path, key: str, table: dict[str, str]) -> int:
     return int(text)
 
 
+def by_speaker(utterances: Sequence[Utterance]) -> Mapping[str, Sequence[int]]:
+    """The places of each speaker's utterances in `utterances`; speakers in bytewise order."""
+    from tse_lib.store import PackedUtterances
+
+    if isinstance(utterances, PackedUtterances):
+        return utterances.by_speaker
+    places: dict[str, list[int]] = {}
+    for place, utt in enumerate(utterances):
+        places.setdefault(utt.spk_id, []).append(place)
+    return {spk: places[spk] for spk in sorted(places, key=str.encode)}
+
+
 def read_genders(folder: str | Path) -> dict[str, str]:
     """`spk2gender` of a data set, empty when it has none."""
     path = Path(folder) / "spk2gender"
@@ -186,16 +205,31 @@ def read_genders(folder: str | Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Response:
+    """A room response: a stretch of an audio file at the file's own sample rate; `room` is its group."""
+
+    path: str
+    start: int
+    num_samples: int
+    utt_id: str = ""
+    room: str = ""
+
+
+@dataclass(frozen=True)
 class Source:
     """A crop of an audio file, at the file's own sample rate, to be resampled by `speed` on the way.
 
     Attributes:
         path, start, num_samples: the crop (samples at the file's rate).
-        speed: 1.05 is 5 % faster and higher; a talker's enrolment carries the same factor.
-        offset: sample of the mixture where it begins.
-        rir: path of a room response to convolve with, or "".
+        speed: 1.05 is 5 % faster and higher.
+        offset: sample of the mixture where it begins. Negative: it begins before the mixture does, so that what was
+            said before is still heard in the room.
+        fade_s: of a crop's beginning and end inside the mixture.
+        rir: the room it is heard in, or None.
         level_db: for an interferer its SIR in dB (target's image over this image), for noise the SNR in dB
-            (all speech over noise); unused for the target and for enrolments.
+            (all speech, or the enrolment, over noise); unused for the target and for enrolments.
+        noise: of an enrolment alone: what is added to it.
+        eq_db: of an enrolment: gains of a random equaliser at `render.EQ_HZ`.
     """
 
     path: str
@@ -206,8 +240,21 @@ class Source:
     gender: str = ""
     speed: float = 1.0
     offset: int = 0
-    rir: str = ""
+    fade_s: float = 0.0
+    rir: Response | None = None
     level_db: float = 0.0
+    group: str = ""
+    noise: "Source | None" = None
+    eq_db: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A stretch of the mixture's spectrogram that is zeroed; `axis` is "time" (seconds) or "freq" (Hz)."""
+
+    axis: str
+    begin: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -219,6 +266,11 @@ class Mixture:
         target_present: false: the enrolments belong to somebody who does not speak here.
         enrolls: one or more utterances of the wanted talker, never one that is mixed.
         level_dbfs: RMS of the mixture.
+        target: what of the target's image is wanted: "dry", "early" (until `early_s` after the direct sound) or
+            "reverberant".
+        band_limit_hz: everything is limited to this band; 0: it is not.
+        clip_db: the mixture's peaks would rise this far above where they are cut; 0: they are not cut.
+        masks: what is missing of the mixture's spectrogram.
     """
 
     mix_id: str
@@ -229,6 +281,11 @@ class Mixture:
     enrolls: tuple[Source, ...]
     noise: Source | None = None
     level_dbfs: float = -25.0
+    target: str = "reverberant"
+    early_s: float = 0.0
+    band_limit_hz: float = 0.0
+    clip_db: float = 0.0
+    masks: tuple[Mask, ...] = ()
 
     @property
     def interferers(self) -> tuple[Source, ...]:
@@ -239,15 +296,32 @@ class Mixture:
         return self.enrolls[0].spk_id
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        return json.dumps(_said(self), ensure_ascii=False)
 
     @staticmethod
     def from_json(line: str) -> "Mixture":
         fields = json.loads(line)
-        fields["talkers"] = tuple(Source(**source) for source in fields["talkers"])
-        fields["enrolls"] = tuple(Source(**source) for source in fields["enrolls"])
-        fields["noise"] = Source(**fields["noise"]) if fields["noise"] else None
+        fields["talkers"] = tuple(_source(source) for source in fields["talkers"])
+        fields["enrolls"] = tuple(_source(source) for source in fields["enrolls"])
+        fields["noise"] = _source(fields["noise"]) if fields.get("noise") else None
+        fields["masks"] = tuple(Mask(**mask) for mask in fields.get("masks", ()))
         return Mixture(**fields)
+
+
+def _said(value: Any) -> Any:
+    """A dataclass as a dict without what is as always: a later field changes no text of today."""
+    if isinstance(value, tuple):
+        return [_said(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {field.name: (getattr(value, field.name), field.default) for field in dataclasses.fields(value)}
+    return {name: _said(now) for name, (now, default) in fields.items() if now != default}
+
+
+def _source(fields: dict[str, Any]) -> Source:
+    rir, noise = fields.get("rir"), fields.get("noise")
+    nested = {"rir": Response(**rir) if rir else None, "noise": _source(noise) if noise else None}
+    return Source(**{**fields, **nested, "eq_db": tuple(fields.get("eq_db", ()))})
 
 
 def write_mixtures(path: str | Path, mixtures: Iterable[Mixture]) -> None:

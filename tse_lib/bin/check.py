@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.bin.train import add_data_options, corpus_of
 from tse_lib.config import Config, load_config
-from tse_lib.data.dataset import DrawnMixtures, collate
+from tse_lib.data.dataset import DrawnMixtures, to_batch
 from tse_lib.rng import rng
 from tse_lib.training.steps import supervised_step
 from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state
@@ -56,9 +56,9 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
             for place in range(size * count)
         ]
         draw_s += time.perf_counter() - begin
-        present = sum(item["present"] for item in items)
+        group = [to_batch(items[first : first + size], device) for first in range(0, len(items), size)]
+        present = sum(int(batch["present"].sum()) for batch in group)
         counts = {"present": present, "absent": len(items) - present}
-        group = [collate(items[first : first + size]) for first in range(0, len(items), size)]
         begin = time.perf_counter()
         scalars = supervised_step(network, state.optimizer, group, counts, objective, conf.train.clip_norm, autocast)
         losses.append(float(scalars["loss"]))

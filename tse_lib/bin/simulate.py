@@ -21,7 +21,8 @@ def main(argv: list[str]) -> None:
 
     sets = load_sets(args.conf)
     drawn = {name: sample_set(args.data, name, sets) for name in sets.sets}
-    check_disjoint({sets.sets[name].speech: corpus for name, (corpus, _) in drawn.items()})
+    for kind in ("speech", "noise", "rirs"):
+        check_disjoint(args.data, sorted({name for conf in sets.sets.values() for name in getattr(conf, kind)}))
     for name, (_, mixtures) in drawn.items():
         folder = Path(args.data) / name
         list_path = folder / "mixtures.jsonl"

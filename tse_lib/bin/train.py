@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         return
     corpus = corpus_of(args)
     dev_dir = Path(args.data) / args.dev
-    refuse_dev_talkers(corpus, dev_dir)
+    refuse_dev_in_train(corpus, dev_dir)
     device = device_of(args)
     distributed.start(device)
     try:
@@ -79,24 +79,37 @@ def run_processes(nproc: int, argv: list[str]) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default="data", help="folder of the data sets (default: %(default)s)")
-    parser.add_argument("--train", default="train", help="speech to draw mixtures from (default: %(default)s)")
-    parser.add_argument("--noise", help="noise to draw from, as noise_train (default: none)")
-    parser.add_argument("--rirs", help="room responses to draw from, as rir_train (default: none)")
+    add = parser.add_argument
+    add("--data", default="data", help="folder of the data sets (default: %(default)s)")
+    add("--train", nargs="+", default=["train"], help="speech to draw mixtures from (default: train)")
+    add("--noise", nargs="+", default=[], help="noise to draw from, as noise_train (default: none)")
+    add("--rirs", nargs="+", default=[], help="room responses to draw from, as rir_train (default: none)")
 
 
 def corpus_of(args: argparse.Namespace) -> Corpus:
     data = Path(args.data)
-    return read_corpus(
-        data / args.train, data / args.noise if args.noise else None, data / args.rirs if args.rirs else None
-    )
+    return read_corpus(*([data / name for name in names] for names in (args.train, args.noise, args.rirs)))
 
 
-def refuse_dev_talkers(corpus: Corpus, dev_dir: Path) -> None:
-    """Choosing the best by talkers that were trained on would choose the one that remembers best."""
+def refuse_dev_in_train(corpus: Corpus, dev_dir: Path) -> None:
+    """Choosing the best by talkers, noises or rooms that were trained on would choose the one that remembers best."""
     mixtures = read_mixtures(dev_dir / "mixtures.jsonl")
-    talkers = {source.spk_id for mixture in mixtures for source in (*mixture.talkers, *mixture.enrolls)}
-    both = sorted(talkers & set(corpus.speakers))
-    if both:
-        shown = ", ".join(both[:3])
-        raise ValueError(f"{dev_dir}: {len(both)} of its talkers are trained on ({shown}…); split by speaker")
+    sources = [source for mixture in mixtures for source in (*mixture.talkers, *mixture.enrolls)]
+    noises = [mixture.noise for mixture in mixtures if mixture.noise]
+    noises += [source.noise for source in sources if source.noise]
+    rirs = [source.rir for source in sources if source.rir]
+    used = {
+        "talkers": {source.spk_id for source in sources},
+        "noises": {noise.group or noise.utt_id for noise in noises},
+        "rooms": {rir.room or rir.utt_id for rir in rirs},
+    }
+    trained = {
+        "talkers": set(corpus.speakers),
+        "noises": {utt.group or utt.utt_id for utt in corpus.noise},
+        "rooms": {utt.group or utt.utt_id for utt in corpus.all_rirs},
+    }
+    for what, names in used.items():
+        both = sorted(names & trained[what])
+        if both:
+            way = "split by speaker" if what == "talkers" else "split by group"
+            raise ValueError(f"{dev_dir}: {len(both)} of its {what} are trained on ({', '.join(both[:3])}…); {way}")

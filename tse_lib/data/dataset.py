@@ -10,24 +10,65 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tse_lib import audio
-from tse_lib.config import Config, simulation_at
-from tse_lib.manifest import Mixture, Source, audio_path, read_mixtures
-from tse_lib.simulation.render import Rendered, Waveforms, render
+from tse_lib.config import Config, Simulation, simulation_at
+from tse_lib.dsp.resample import resample
+from tse_lib.manifest import Mixture, Response, Source, audio_path, read_mixtures
+from tse_lib.simulation.render import Rendered, Waveforms, render, render_batch
 from tse_lib.simulation.sample import Corpus, sample, target_is_present
+
+ATTEMPTS = 10  # draws for one item before giving up, where files cannot be read
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def sources_of(mixture: Mixture) -> list[Source]:
+    """All crops that a mixture is made of; `assemble` takes their samples in this order."""
+    noises = [source.noise for source in mixture.enrolls if source.noise]
+    return [*mixture.talkers, *mixture.enrolls, *([mixture.noise] if mixture.noise else []), *noises]
+
+
+def responses_of(mixture: Mixture) -> list[Response]:
+    return [source.rir for source in (*mixture.talkers, *mixture.enrolls) if source.rir]
+
+
+def assemble(mixture: Mixture, waves: list[Tensor], rirs: list[Tensor]) -> Waveforms:
+    """The samples of `sources_of` and `responses_of`, where they belong."""
+    samples, responses = iter(waves), iter(rirs)
+    return Waveforms(
+        talkers=[next(samples) for _ in mixture.talkers],
+        enrolls=[next(samples) for _ in mixture.enrolls],
+        noise=next(samples) if mixture.noise else None,
+        rirs=[next(responses) if source.rir else None for source in mixture.talkers],
+        enroll_rirs=[next(responses) if source.rir else None for source in mixture.enrolls],
+        enroll_noises=[next(samples) if source.noise else None for source in mixture.enrolls],
+    )
+
+
+def read_source(source: Source) -> tuple[np.ndarray, int]:
+    """A crop as it lies in its file: (T,) and the file's rate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the prepare stage has told of stereo files already
+        return audio.read(source.path, start=source.start, num_samples=source.num_samples)
 
 
 def load_source(source: Source, sample_rate: int) -> Tensor:
     """Read a crop and resample it to `sample_rate` and its speed in one pass: (T,)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the prepare stage has told of stereo files already
-        wave, rate = audio.read(source.path, start=source.start, num_samples=source.num_samples)
+    return _at_rate(*read_source(source), source, sample_rate)
+
+
+def _at_rate(wave: np.ndarray, rate: int, source: Source, sample_rate: int) -> Tensor:
     return torch.from_numpy(audio.resample(wave, rate * source.speed, sample_rate))
 
 
-@functools.lru_cache(maxsize=256)
-def _load_rir(path: str, sample_rate: int) -> Tensor:
+def load_rir(rir: Response, sample_rate: int) -> Tensor:
+    return _load_rir(rir.path, rir.start, rir.num_samples, sample_rate)
+
+
+@functools.lru_cache(maxsize=32)
+def _load_rir(path: str, start: int, num_samples: int, sample_rate: int) -> Tensor:
     """The response from just before its direct sound on (first channel), so that images stay aligned with the dry."""
-    channels, rate = audio.read(path, mono=False)
+    channels, rate = audio.read(path, start=start, num_samples=num_samples, mono=False)
     response = audio.resample(channels[0], rate, sample_rate)
     direct = int(np.abs(response).argmax())
     return torch.from_numpy(response[max(0, direct - round(0.001 * sample_rate)) :].copy())
@@ -36,12 +77,11 @@ def _load_rir(path: str, sample_rate: int) -> Tensor:
 def load_waveforms(mixture: Mixture) -> Waveforms:
     """Read everything a mixture names."""
     rate = mixture.sample_rate
-    return Waveforms(
-        talkers=[load_source(source, rate) for source in mixture.talkers],
-        enrolls=[load_source(source, rate) for source in mixture.enrolls],
-        noise=load_source(mixture.noise, rate) if mixture.noise else None,
-        rirs=[_load_rir(source.rir, rate) if source.rir else None for source in mixture.talkers],
-    )
+    waves = [load_source(source, rate) for source in sources_of(mixture)]
+    return assemble(mixture, waves, [load_rir(rir, rate) for rir in responses_of(mixture)])
+
+
+# -------------------------------------------------------------------------------------------------------------- items
 
 
 def to_item(mixture: Mixture, rendered: Rendered) -> dict[str, Any]:
@@ -55,26 +95,63 @@ def to_item(mixture: Mixture, rendered: Rendered) -> dict[str, Any]:
 
 
 class DrawnMixtures(Dataset):
-    """Endless training mixtures: item i belongs to optimizer step i // (batch_size * accumulate)."""
+    """Endless training mixtures: item i belongs to optimizer step i // (batch_size * accumulate).
+
+    With `render_on: device` an item holds the samples as read; `collate_raw` and `render_raw` make a batch of them.
+    A mixture with a file that cannot be read is drawn anew (with the target present or absent as before); the item's
+    `bad_files` says what was wrong.
+    """
 
     def __init__(self, corpus: Corpus, conf: Config):
         self.corpus, self.conf = corpus, conf
         self.items_per_step = conf.train.batch_size * conf.train.accumulate
+        self._step, self._simulation = -1, conf.simulation
 
     def __len__(self) -> int:
         return self.conf.train.max_steps * self.items_per_step
 
-    def mixture(self, index: int) -> Mixture:
-        simulation = simulation_at(self.conf, index // self.items_per_step)
-        return sample(self.corpus, simulation, self.conf.sample_rate, self.conf.seed, "train", f"train-{index}")
+    def simulation(self, step: int) -> Simulation:
+        if step != self._step:
+            self._step, self._simulation = step, simulation_at(self.conf, step)
+        return self._simulation
+
+    def mixture(self, index: int, attempt: int = 0) -> Mixture:
+        simulation = self.simulation(index // self.items_per_step)
+        seed, rate = self.conf.seed, self.conf.sample_rate
+        return sample(self.corpus, simulation, rate, seed, "train", f"train-{index}", attempt)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        mixture = self.mixture(index)
-        return to_item(mixture, render(mixture, load_waveforms(mixture)))
+        """
+        Raises:
+            ValueError: ten draws in a row cannot be used.
+        """
+        bad_files = []
+        for attempt in range(ATTEMPTS):
+            mixture = self.mixture(index, attempt)
+            try:
+                raw = [read_source(source) for source in sources_of(mixture)]
+                rirs = [load_rir(rir, mixture.sample_rate) for rir in responses_of(mixture)]
+            except (ValueError, OSError) as error:
+                bad_files.append(str(error))
+                continue
+            if not raw[0][0].any():  # no activity was measured, and the crop lies in a pause
+                continue
+            sources = sources_of(mixture)
+            if self.conf.simulation.render_on == "device":
+                ratios = [
+                    rate * source.speed / mixture.sample_rate for source, (_, rate) in zip(sources, raw, strict=True)
+                ]
+                waves = [torch.from_numpy(wave) for wave, _ in raw]
+                return {"text": mixture, "waves": [*waves, *rirs], "ratios": ratios, "bad_files": bad_files}
+            waves = [_at_rate(*read, source, mixture.sample_rate) for read, source in zip(raw, sources, strict=True)]
+            item = to_item(mixture, render(mixture, assemble(mixture, waves, rirs)))
+            return {**item, "bad_files": bad_files}
+        why = bad_files[-1] if bad_files else "only silence was drawn"
+        raise ValueError(f"train-{index}: {ATTEMPTS} draws in a row cannot be used; the last: {why}")
 
     def num_present(self, step: int) -> int:
         """How many targets are present in a whole optimizer step: known from the text, before rendering."""
-        simulation = simulation_at(self.conf, step)
+        simulation = self.simulation(step)
         first = step * self.items_per_step
         return sum(
             target_is_present(simulation, self.conf.seed, "train", f"train-{index}")
@@ -119,7 +196,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     size = max(len(item["mixture"]) for item in items)
     count = max(len(item["enrolls"]) for item in items)
     enroll_size = max(len(wave) for item in items for wave in item["enrolls"])
-    enroll = torch.zeros(len(items), count, enroll_size)
+    enroll = items[0]["mixture"].new_zeros(len(items), count, enroll_size)
     lengths = torch.zeros(len(items), count, dtype=torch.long)
     for row, item in enumerate(items):
         for place, wave in enumerate(item["enrolls"]):
@@ -136,4 +213,34 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
         "enroll": enroll,
         "lengths": lengths,
         "present": torch.tensor([item["present"] for item in items]),
+        "bad_files": [name for item in items for name in item.get("bad_files", ())],
     }
+
+
+def collate_raw(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Items of `render_on: device` to a batch whose samples are one tensor, so that one copy moves them all."""
+    waves = [wave for item in items for wave in item["waves"]]
+    return {
+        "texts": [item["text"] for item in items],
+        "ratios": [item["ratios"] for item in items],
+        "sizes": [len(wave) for wave in waves],
+        "samples": torch.cat(waves),
+        "bad_files": [name for item in items for name in item["bad_files"]],
+    }
+
+
+def render_raw(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What `collate_raw` made -> what `collate` makes, resampled and rendered together on the device."""
+    pieces = iter(batch["samples"].to(device, non_blocking=True).split(batch["sizes"]))
+    waveforms = []
+    for text, ratios in zip(batch["texts"], batch["ratios"], strict=True):
+        waves = [resample(next(pieces), ratio) for ratio in ratios]
+        waveforms.append(assemble(text, waves, [next(pieces) for _ in responses_of(text)]))
+    rendered = render_batch(batch["texts"], waveforms)
+    items = [to_item(text, one) for text, one in zip(batch["texts"], rendered, strict=True)]
+    return {**collate(items), "bad_files": batch["bad_files"]}
+
+
+def to_batch(items: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
+    """Items of `DrawnMixtures`, wherever they are rendered, to a batch."""
+    return collate(items) if "mixture" in items[0] else render_raw(collate_raw(items), device)

@@ -1,10 +1,14 @@
 """Levels in dB over the active part of a signal."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 ACTIVE_RANGE_DB = 40.0  # a frame is active when within this of the loudest one
 FRAME_S = 0.02
+
+Level = TypeVar("Level", float, Tensor)
 
 
 def active_samples(x: Tensor, sample_rate: int) -> Tensor:
@@ -28,6 +32,6 @@ def rms(x: Tensor, where: Tensor | None = None) -> Tensor:
     return ((x.square() * weight).sum(-1) / weight.sum(-1).clamp_min(1)).sqrt()
 
 
-def gain(level_db: float) -> float:
+def gain(level_db: Level) -> Level:
     """dB to amplitude ratio."""
     return 10 ** (level_db / 20)

@@ -75,9 +75,12 @@ def merge_parts(folder: Path, mixtures: Sequence[Mixture]) -> list[dict[str, Any
 
 
 def reference_kind(mixtures: Sequence[Mixture]) -> str:
-    """What estimates are compared with: the target's image is "reverberant" where it went through a room."""
-    rooms = {bool(mixture.talkers[0].rir) for mixture in mixtures if mixture.target_present}
-    return {(): "none", (False,): "dry", (True,): "reverberant"}.get(tuple(sorted(rooms)), "partly reverberant")
+    """What estimates are compared with: "dry" speech, or what the mixtures say of talkers heard in a room."""
+    present = [mixture for mixture in mixtures if mixture.target_present]
+    kinds = {mixture.target if mixture.talkers[0].rir else "dry" for mixture in present}
+    if len(kinds) > 1:
+        return f"partly {'reverberant' if 'reverberant' in kinds else 'early'}"
+    return kinds.pop() if kinds else "none"
 
 
 def seed_of_experiment(exp: Path, conf: str | None) -> int | None:
@@ -158,6 +161,8 @@ class Published(Section):
 REFERENCES = {
     "dry": "the target's dry speech",
     "reverberant": "the target as received, with its reverberation",
+    "early": "the target with its early reflections",
+    "partly early": "the target, with its early reflections in some mixtures",
     "partly reverberant": "the target as received, with reverberation in some mixtures",
     "none": "nothing: the target is absent in all mixtures",
 }

@@ -1,19 +1,24 @@
-"""Make the audio of a mixture that was decided: signal only, no draws, no files.
+"""Make the audio of mixtures that were decided: signal only, no draws, no files; one mixture or a batch, CPU or GPU.
 
 Gains follow from the wanted levels, measured after room and crop over the target's active samples, so the SIR and SNR
 that were asked for are those that are there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tse_lib.dsp.convolve import convolve
+from tse_lib.dsp.filters import equalise, low_pass, mask_spectrogram
 from tse_lib.dsp.level import active_samples, gain, rms
-from tse_lib.manifest import Mixture
+from tse_lib.manifest import Mixture, Source
 
 PEAK = 0.95  # nothing is rendered louder: everything is scaled down together
+EQ_HZ = (64.0, 256.0, 1024.0, 4096.0, 12000.0, 24000.0)  # of Source.eq_db
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,15 @@ class Waveforms:
     enrolls: list[Tensor]
     noise: Tensor | None
     rirs: list[Tensor | None]  # one a talker
+    enroll_rirs: list[Tensor | None]  # one an enrolment
+    enroll_noises: list[Tensor | None]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """`mixture` is the sum of all `images` and `noise`; the target is `images[0]` where it is present."""
+    """`mixture` is the sum of all `images` and `noise`, before its masks and clipping; the target is (dry, early or
+    reverberant, as the mixture says) that of `images[0]` where it is present.
+    """
 
     mixture: Tensor  # (T,)
     target: Tensor  # (T,), zeros where the target is absent
@@ -38,64 +47,195 @@ class Rendered:
 
 
 def render(mixture: Mixture, waveforms: Waveforms) -> Rendered:
-    """Pure: the same text and waveforms give the same samples, on any device."""
-    total = mixture.num_samples
-    images = []
-    for source, wave, rir in zip(mixture.talkers, waveforms.talkers, waveforms.rirs, strict=True):
-        if rir is not None:
-            wave = convolve(wave, _unit_energy(rir), total - source.offset)  # the tail rings on after the crop
-        images.append(_place(wave, source.offset, total))
-    reference = images[0]
-    active = active_samples(reference, mixture.sample_rate)
-    reference_rms = rms(reference, active)
-    for place, source in enumerate(mixture.talkers[1:], 1):
-        images[place] = images[place] * _gain_for(
-            images[place], active, reference_rms, source.level_db, mixture.sample_rate
+    """Pure: the same text and waveforms give the same samples."""
+    return render_batch([mixture], [waveforms])[0]
+
+
+def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) -> list[Rendered]:
+    """Render mixtures of one length and sample rate together, on the device that the waveforms lie on.
+
+    What a mixture sounds like does not depend on the others but for rounding.
+    """
+    total, sample_rate = mixtures[0].num_samples, mixtures[0].sample_rate
+    assert all((mixture.num_samples, mixture.sample_rate) == (total, sample_rate) for mixture in mixtures)
+    images, targets = _images(mixtures, waveforms, total, sample_rate)  # (B, S, T), (B, T)
+
+    # gains from the wanted ratios, over the samples where the target (the first talker) is active
+    active = active_samples(images[:, 0], sample_rate)  # (B, T)
+    reference = rms(images[:, 0], active)  # (B,)
+    ratios_db = images.new_zeros(images.shape[:2])
+    for row, mixture in enumerate(mixtures):
+        ratios_db[row, : len(mixture.talkers)] = torch.tensor([talker.level_db for talker in mixture.talkers])
+    gains = _gains(images, active[:, None], reference[:, None], ratios_db, sample_rate)
+    gains[:, 0] = 1.0
+    images = images * gains[..., None]
+    mixed = images.sum(1)  # (B, T)
+    noises = _noises(mixtures, waveforms, total, images)  # (B, T)
+    if noises is not None:
+        snr_db = images.new_tensor([mixture.noise.level_db if mixture.noise else 0.0 for mixture in mixtures])
+        noises = noises * _gains(noises, active, rms(mixed, active), snr_db, sample_rate)[:, None]
+        mixed = mixed + noises
+
+    for row, mixture in enumerate(mixtures):
+        if 0 < mixture.band_limit_hz < sample_rate / 2:
+            limit = partial(low_pass, edge_hz=mixture.band_limit_hz, sample_rate=sample_rate)
+            images[row], targets[row] = limit(images[row]), limit(targets[row])
+            if noises is not None:
+                noises[row] = limit(noises[row])
+            mixed[row] = limit(mixed[row])
+
+    # the level of the whole
+    wanted = gain(images.new_tensor([mixture.level_dbfs for mixture in mixtures])) / rms(mixed).clamp_min(1e-8)
+    loudest = torch.maximum(mixed.abs().amax(-1), images.abs().amax((1, 2)))
+    loudest = torch.maximum(loudest, targets.abs().amax(-1))
+    if noises is not None:
+        loudest = torch.maximum(loudest, noises.abs().amax(-1))
+    scale = torch.minimum(wanted, PEAK / loudest.clamp_min(1e-8))[:, None]
+    mixed, targets, images = mixed * scale, targets * scale, images * scale[..., None]
+    noises = None if noises is None else noises * scale
+
+    return [
+        Rendered(
+            mixture=_masked_and_clipped(mixed[row], mixture),
+            target=targets[row],
+            images=list(images[row, : len(mixture.talkers)]),
+            noise=noises[row] if noises is not None and mixture.noise else None,
+            enrolls=_enrolls(mixture, waveforms[row]),
         )
-    noise = None
-    if mixture.noise is not None and waveforms.noise is not None:
-        noise = _repeat(waveforms.noise, total)
-        speech_rms = rms(torch.stack(images).sum(0), active)
-        noise = noise * _gain_for(noise, active, speech_rms, mixture.noise.level_db, mixture.sample_rate)
-    parts = images if noise is None else [*images, noise]
-    mixed = torch.stack(parts).sum(0)
-    wanted = gain(mixture.level_dbfs) / max(float(rms(mixed)), 1e-8)
-    loudest = max(float(part.abs().max()) for part in [mixed, *parts])
-    scale = min(wanted, PEAK / max(loudest, 1e-8))
-    images = [image * scale for image in images]
-    return Rendered(
-        mixture=mixed * scale,
-        target=images[0] if mixture.target_present else torch.zeros_like(mixed),
-        images=images,
-        noise=None if noise is None else noise * scale,
-        enrolls=[_to_level(wave, mixture.level_dbfs) for wave in waveforms.enrolls],
-    )
+        for row, mixture in enumerate(mixtures)
+    ]
 
 
-def _gain_for(x: Tensor, active: Tensor, reference_rms: Tensor, ratio_db: float, sample_rate: int) -> Tensor:
-    """The gain that puts `x` `ratio_db` below the reference over the target's active samples.
+def _images(
+    mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms], total: int, sample_rate: int
+) -> tuple[Tensor, Tensor]:
+    """Every talker as received (B, S, T), zeros beyond a mixture's talkers, and the targets (B, T), unscaled."""
+    count = max(len(mixture.talkers) for mixture in mixtures)
+    images = waveforms[0].talkers[0].new_zeros(len(mixtures), count, total)
+    targets = images.new_zeros(len(mixtures), total)
+    in_room: list[tuple[int, int]] = []
+    dry: dict[tuple[int, int], Tensor] = {}
+    for row, (mixture, waves) in enumerate(zip(mixtures, waveforms, strict=True)):
+        for place, (source, wave) in enumerate(zip(mixture.talkers, waves.talkers, strict=True)):
+            wave = _faded(wave, source, total, sample_rate)
+            if waves.rirs[place] is None:
+                _place(wave, source.offset, images[row, place])
+            else:
+                in_room.append((row, place))
+                dry[row, place] = wave
+    if in_room:
+        rirs = {key: _unit_energy(_some(waveforms[key[0]].rirs[key[1]])) for key in in_room}
+        lead = -min(mixtures[row].talkers[place].offset for row, place in in_room)
+        wet = convolve(
+            pad_sequence([dry[key] for key in in_room], batch_first=True),
+            pad_sequence([rirs[key] for key in in_room], batch_first=True),
+            total + max(0, lead),
+        )
+        for wave, (row, place) in zip(wet, in_room, strict=True):
+            _place(wave, mixtures[row].talkers[place].offset, images[row, place])
+    for row, mixture in enumerate(mixtures):
+        if not mixture.target_present:
+            continue
+        if mixture.target == "reverberant" or (row, 0) not in dry:
+            targets[row] = images[row, 0]
+        else:
+            source = mixture.talkers[0]
+            part = _wanted_part(rirs[row, 0], mixture)
+            wave = convolve(dry[row, 0], part, total - source.offset)
+            _place(wave, source.offset, targets[row])
+    return images, targets
+
+
+def _wanted_part(rir: Tensor, mixture: Mixture) -> Tensor:
+    """Of a response: the direct sound alone (dry), or all until `early_s` after it."""
+    direct = int(rir.abs().argmax())
+    part = torch.zeros_like(rir)
+    if mixture.target == "dry":
+        part[direct] = rir[direct]
+    else:
+        end = direct + round(mixture.early_s * mixture.sample_rate)
+        part[:end] = rir[:end]
+    return part
+
+
+def _noises(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms], total: int, like: Tensor) -> Tensor | None:
+    if all(waves.noise is None for waves in waveforms):
+        return None
+    noises = like.new_zeros(len(mixtures), total)
+    for row, waves in enumerate(waveforms):
+        if waves.noise is not None:
+            noises[row] = _repeated(waves.noise, total)
+    return noises
+
+
+def _gains(x: Tensor, active: Tensor, reference: Tensor, ratio_db: Tensor, sample_rate: int) -> Tensor:
+    """The gains that put `x` (..., T) `ratio_db` below the reference over the target's active samples.
 
     Where `x` is silent there (a talker who speaks only in the target's pauses), its own active samples count.
     """
     level = rms(x, active)
     own = rms(x, active_samples(x, sample_rate))
     level = torch.where(level < 1e-3 * own, own, level)
-    return reference_rms / level.clamp_min(1e-8) * gain(-ratio_db)
+    return reference / level.clamp_min(1e-8) * gain(-ratio_db)
+
+
+def _masked_and_clipped(mixed: Tensor, mixture: Mixture) -> Tensor:
+    if mixture.masks:
+        masks = [(mask.axis, mask.begin, mask.end) for mask in mixture.masks]
+        mixed = mask_spectrogram(mixed, masks, mixture.sample_rate).clamp(-1, 1)
+    if mixture.clip_db:
+        most = mixed.abs().amax() * gain(-mixture.clip_db)
+        mixed = mixed.clamp(-most, most)
+    return mixed
+
+
+def _enrolls(mixture: Mixture, waves: Waveforms) -> list[Tensor]:
+    enrolls = []
+    for source, wave, rir, noise in zip(
+        mixture.enrolls, waves.enrolls, waves.enroll_rirs, waves.enroll_noises, strict=True
+    ):
+        if rir is not None:
+            wave = convolve(wave, _unit_energy(rir), len(wave))
+        if source.eq_db:
+            wave = equalise(wave, EQ_HZ, source.eq_db, mixture.sample_rate)
+        if noise is not None and source.noise is not None:
+            active = active_samples(wave, mixture.sample_rate)
+            noise = _repeated(noise, len(wave))
+            ratio_db = wave.new_tensor(source.noise.level_db)
+            wave = wave + noise * _gains(noise, active, rms(wave, active), ratio_db, mixture.sample_rate)
+        scale = gain(mixture.level_dbfs) / rms(wave).clamp_min(1e-8)
+        enrolls.append(wave * torch.minimum(scale, PEAK / wave.abs().max().clamp_min(1e-8)))
+    return enrolls
+
+
+def _some(rir: Tensor | None) -> Tensor:
+    assert rir is not None
+    return rir
 
 
 def _unit_energy(rir: Tensor) -> Tensor:
     return rir / rir.square().sum().sqrt().clamp_min(1e-8)
 
 
-def _place(wave: Tensor, offset: int, total: int) -> Tensor:
-    wave = wave[: total - offset]
-    return torch.nn.functional.pad(wave, (offset, total - offset - len(wave)))
+def _faded(wave: Tensor, source: Source, total: int, sample_rate: int) -> Tensor:
+    """With half a Hann window at each end that lies inside the mixture."""
+    size = min(round(source.fade_s * sample_rate), len(wave) // 2)
+    if size == 0:
+        return wave
+    rise = torch.sin(torch.linspace(0, torch.pi / 2, size, dtype=wave.dtype, device=wave.device)).square()
+    wave = wave.clone()
+    if source.offset > 0:
+        wave[:size] *= rise
+    if source.offset + len(wave) < total:
+        wave[-size:] *= rise.flip(0)
+    return wave
 
 
-def _repeat(wave: Tensor, total: int) -> Tensor:
+def _place(wave: Tensor, offset: int, into: Tensor) -> None:
+    """Copy `wave` into zeros, from sample `offset` on; what lies outside is lost."""
+    wave = wave[max(0, -offset) :][: len(into) - max(0, offset)]
+    into[max(0, offset) : max(0, offset) + len(wave)] = wave
+
+
+def _repeated(wave: Tensor, total: int) -> Tensor:
     return wave.repeat(-(-total // len(wave)))[:total]
-
-
-def _to_level(wave: Tensor, level_dbfs: float) -> Tensor:
-    scale = gain(level_dbfs) / rms(wave).clamp_min(1e-8)
-    return wave * torch.minimum(scale, PEAK / wave.abs().max().clamp_min(1e-8))

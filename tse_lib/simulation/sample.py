@@ -5,71 +5,136 @@ and a new knob never moves the others.
 """
 
 import dataclasses
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
-from tse_lib.config import Sets, Simulation
-from tse_lib.manifest import ACTIVITY_BLOCK_S, Mixture, Source, Utterance, read_data_dir, read_genders
+from tse_lib.config import MixtureSet, Sets, Simulation
+from tse_lib.manifest import (
+    ACTIVITY_BLOCK_S,
+    Mask,
+    Mixture,
+    Response,
+    Source,
+    Utterance,
+    by_speaker,
+    read_data_dir,
+    read_genders,
+)
 from tse_lib.rng import rng
 
 CROP_TRIES = 20
+EQ_BANDS = 6  # of render.EQ_HZ
+
+
+class Joined(Sequence[Utterance]):
+    """Several sets as one sequence, without copying them."""
+
+    def __init__(self, *parts: Sequence[Utterance]):
+        self.parts = [part for part in parts if len(part)]
+        self.ends = list(accumulate(len(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self.ends, index)
+        return self.parts[part][index - (self.ends[part - 1] if part else 0)]
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for part in self.parts:
+            yield from part
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What mixtures are drawn from: speech by speaker, noise, room responses."""
+    """What mixtures are drawn from: speech by speaker, noise, room responses by the name of their set."""
 
-    speech: list[Utterance]
-    noise: list[Utterance] = field(default_factory=list)
-    rirs: list[Utterance] = field(default_factory=list)
-    genders: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def speakers(self) -> list[str]:
-        return list(self.by_speaker)
+    speech: Sequence[Utterance]
+    noise: Sequence[Utterance] = ()
+    rirs: Mapping[str, Sequence[Utterance]] = field(default_factory=dict)
+    genders: Mapping[str, str] = field(default_factory=dict)
+    by_speaker: Mapping[str, Sequence[int]] = field(init=False)  # numbers of `speech`
+    speakers: list[str] = field(init=False)
+    all_rirs: Sequence[Utterance] = field(init=False)
+    by_room: Mapping[str, Sequence[int]] = field(init=False)  # numbers of `all_rirs`
 
     def __post_init__(self) -> None:
-        table: dict[str, list[Utterance]] = {}
-        for utt in self.speech:
-            table.setdefault(utt.spk_id, []).append(utt)
-        object.__setattr__(self, "by_speaker", {spk: table[spk] for spk in sorted(table, key=str.encode)})
+        rooms: dict[str, list[int]] = {}
+        all_rirs = Joined(*self.rirs.values())
+        for number, rir in enumerate(all_rirs):
+            if rir.group:
+                rooms.setdefault(rir.group, []).append(number)
+        speakers = by_speaker(self.speech)
+        derived = {"by_speaker": speakers, "speakers": list(speakers), "all_rirs": all_rirs, "by_room": rooms}
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
-    by_speaker: dict[str, list[Utterance]] = field(init=False, default_factory=dict)
 
-
-def read_corpus(speech: Path, noise: Path | None = None, rirs: Path | None = None) -> Corpus:
+def read_corpus(
+    speech: Path | Sequence[Path], noise: Path | Sequence[Path] = (), rirs: Path | Sequence[Path] = ()
+) -> Corpus:
     """Read data sets into a corpus and check that extraction can be drawn from it.
 
     Raises:
-        ValueError: fewer than 2 speakers, or a speaker with a single utterance (no enrolment would be left).
+        ValueError: fewer than 2 speakers, a speaker with a single utterance (no enrolment would be left), or a speaker
+            in two of the sets.
     """
+    speech, noise, rirs = ([part] if isinstance(part, Path) else list(part) for part in (speech, noise, rirs))
+    sets = [read_data_dir(folder) for folder in speech]
+    owner: dict[str, Path] = {}
+    for folder, utterances in zip(speech, sets, strict=True):
+        for speaker in by_speaker(utterances):
+            if owner.setdefault(speaker, folder) != folder:
+                raise ValueError(
+                    f"{folder}: speaker '{speaker}' is in {owner[speaker]} too; one of them must be renamed"
+                )
+    genders = {speaker: gender for folder in speech for speaker, gender in read_genders(folder).items()}
     corpus = Corpus(
-        read_data_dir(speech),
-        read_data_dir(noise) if noise else [],
-        read_data_dir(rirs) if rirs else [],
-        read_genders(speech),
+        sets[0] if len(sets) == 1 else Joined(*sets),
+        Joined(*(read_data_dir(folder) for folder in noise)),
+        {folder.name: read_data_dir(folder) for folder in rirs},
+        genders,
     )
+    shown = ", ".join(map(str, speech))
     if len(corpus.speakers) < 2:
-        raise ValueError(f"{speech}: {len(corpus.speakers)} speaker(s), at least 2 are needed to mix")
+        raise ValueError(f"{shown}: {len(corpus.speakers)} speaker(s), at least 2 are needed to mix")
     single = [spk for spk, utts in corpus.by_speaker.items() if len(utts) < 2]
     if single:
         raise ValueError(
-            f"{speech}: {len(single)} speaker(s) with one utterance ({', '.join(single[:3])}…); the enrolment must be "
+            f"{shown}: {len(single)} speaker(s) with one utterance ({', '.join(single[:3])}…); the enrolment must be "
             "another utterance than the mixed one: use a cut list or leave them out in the prepare stage"
         )
     return corpus
 
 
-def sample(corpus: Corpus, conf: Simulation, sample_rate: int, seed: int, split: str, mix_id: str) -> Mixture:
+def sample(
+    corpus: Corpus, conf: Simulation, sample_rate: int, seed: int, split: str, mix_id: str, attempt: int = 0
+) -> Mixture:
     """Draw one mixture. A function of its arguments alone; the curriculum acts by handing in another `conf`.
+
+    Args:
+        attempt: above 0: another mixture under the same id, with the target present or absent as at first; for where
+            a file of the first cannot be read.
 
     Raises:
         ValueError: the corpus lacks what the conf asks for (speakers, noise, rooms).
     """
-    draw = partial(rng, seed, split, mix_id)
+    draw = partial(rng, seed, split, mix_id, *(("attempt", attempt) if attempt else ()))
     num_samples = round(conf.segment_s * sample_rate)
     present = target_is_present(conf, seed, split, mix_id)
     count = int(draw("num_talkers").integers(conf.num_talkers[0], conf.num_talkers[1] + 1))
@@ -78,43 +143,48 @@ def sample(corpus: Corpus, conf: Simulation, sample_rate: int, seed: int, split:
         raise ValueError(f"num_talkers: {wanted} different speakers needed, the set has {len(corpus.speakers)}")
 
     # every utterance is a target equally often, so the speaker of a drawn utterance is the target
-    first = corpus.speech[int(draw("target").integers(len(corpus.speech)))]
-    others = [spk for spk in corpus.speakers if spk != first.spk_id]
-    chosen = draw("interferers").choice(len(others), wanted - 1, replace=False)
+    first_number = int(draw("target").integers(len(corpus.speech)))
+    first = corpus.speech[first_number]
+    chosen = draw("interferers").choice(len(corpus.speakers) - 1, wanted - 1, replace=False)
+    own_place = corpus.speakers.index(first.spk_id)
     utts = [first]
     for place, index in enumerate(chosen):
-        of_speaker = corpus.by_speaker[others[int(index)]]
-        utts.append(of_speaker[int(draw("utterance", place).integers(len(of_speaker)))])
-    speeds = [_uniform(draw("speed", place), conf.speed) for place in range(wanted)]
-    if present:
-        mixed, enrolled, enroll_speed = utts, first, speeds[0]
-    else:
-        mixed, enrolled, enroll_speed = utts[1:], first, speeds[0]
-        speeds = speeds[1:]
+        of_speaker = corpus.by_speaker[corpus.speakers[int(index) + (index >= own_place)]]
+        utts.append(corpus.speech[int(of_speaker[int(draw("utterance", place).integers(len(of_speaker)))])])
+    speeds = [_speed(draw, place, conf) for place in range(wanted)]
+    enroll_speed = speeds[0] if conf.speed_enroll else 1.0
+    if not present:
+        utts, speeds = utts[1:], speeds[1:]
 
+    rirs = _rirs(draw, len(utts), corpus, conf)
+    stretches = _stretches(draw, len(utts), num_samples, present, conf)
     talkers = []
-    for place, (utt, speed) in enumerate(zip(mixed, speeds, strict=True)):
-        crop = _crop(draw("crop", place), utt, num_samples, sample_rate, speed, conf.min_activity)
+    for place, (utt, speed, rir, stretch) in enumerate(zip(utts, speeds, rirs, stretches, strict=True)):
+        crop = _crop(draw("crop", place), utt, stretch, sample_rate, speed, conf.min_activity)
+        if stretch != (0, num_samples) and crop.num_samples < utt.num_samples:
+            crop = dataclasses.replace(crop, fade_s=conf.fade_s)
+        if rir and crop.offset == 0:
+            crop = _run_in(crop, utt, rir, corpus, sample_rate)
         talkers.append(
             dataclasses.replace(
                 crop,
                 gender=corpus.genders.get(utt.spk_id, ""),
                 level_db=_uniform(draw("sir_db", place), conf.sir_db) if place else 0.0,
-                rir=_rir(draw("rir", place), corpus, conf),
+                rir=_response(rir),
             )
         )
 
-    taken = {utt.utt_id for utt in mixed}
-    spare = [utt for utt in corpus.by_speaker[enrolled.spk_id] if utt.utt_id not in taken]
+    own = corpus.by_speaker[first.spk_id]
+    spare = [int(number) for number in own if not present or int(number) != first_number]
     num_enrolls = int(draw("num_enrolls").integers(conf.num_enrolls[0], conf.num_enrolls[1] + 1))
     order = draw("enroll").permutation(len(spare))[:num_enrolls]
     enrolls = []
     for place, index in enumerate(order):
         length = round(_uniform(draw("enroll_s", place), conf.enroll_s) * sample_rate)
-        crop = _crop(
-            draw("enroll_crop", place), spare[int(index)], length, sample_rate, enroll_speed, conf.min_activity
-        )
-        enrolls.append(dataclasses.replace(crop, offset=0, gender=corpus.genders.get(enrolled.spk_id, "")))
+        utt = corpus.speech[spare[int(index)]]
+        crop = _crop(draw("enroll_crop", place), utt, (0, length), sample_rate, enroll_speed, conf.min_activity)
+        crop = dataclasses.replace(crop, offset=0, gender=corpus.genders.get(first.spk_id, ""))
+        enrolls.append(_degraded(draw, place, crop, crop.num_samples / utt.sample_rate / enroll_speed, corpus, conf))
 
     return Mixture(
         mix_id=mix_id,
@@ -125,18 +195,24 @@ def sample(corpus: Corpus, conf: Simulation, sample_rate: int, seed: int, split:
         enrolls=tuple(enrolls),
         noise=_noise(draw, corpus, conf, num_samples, sample_rate),
         level_dbfs=_uniform(draw("level_dbfs"), conf.level_dbfs),
+        target=conf.target,
+        early_s=conf.early_s if conf.target == "early" else 0.0,
+        band_limit_hz=_sometimes(draw, "band_limit", conf.band_limit_probability, conf.band_limit_hz),
+        clip_db=_sometimes(draw, "clip", conf.clip_probability, conf.clip_db),
+        masks=_masks(draw, conf, num_samples / sample_rate, sample_rate),
     )
 
 
 def sample_set(data: str | Path, name: str, sets: Sets) -> tuple[Corpus, list[Mixture]]:
     """All mixtures of one set of `conf/sets.yaml`, drawn from the data sets below `data`."""
     conf = sets.sets[name]
-    data = Path(data)
-    corpus = read_corpus(
-        data / conf.speech, data / conf.noise if conf.noise else None, data / conf.rirs if conf.rirs else None
-    )
+    corpus = corpus_of_set(Path(data), conf)
     ids = [f"{name}-{number:05d}" for number in range(conf.num_mixtures)]
     return corpus, [sample(corpus, conf.simulation, sets.sample_rate, sets.seed, name, mix_id) for mix_id in ids]
+
+
+def corpus_of_set(data: Path, conf: MixtureSet) -> Corpus:
+    return read_corpus(*([data / name for name in names] for names in (conf.speech, conf.noise, conf.rirs)))
 
 
 def target_is_present(conf: Simulation, seed: int, split: str, mix_id: str) -> bool:
@@ -144,37 +220,77 @@ def target_is_present(conf: Simulation, seed: int, split: str, mix_id: str) -> b
     return bool(rng(seed, split, mix_id, "target_absent").random() >= conf.target_absent)
 
 
-def check_disjoint(corpora: dict[str, Corpus]) -> None:
-    """ValueError when a speaker is in two of the named speech sets."""
+def check_disjoint(data: str | Path, names: Sequence[str]) -> None:
+    """ValueError when a speaker, the place of a noise or a room is in two of the data sets."""
     owner: dict[str, str] = {}
-    for name, corpus in corpora.items():
-        for speaker in corpus.speakers:
-            if owner.setdefault(speaker, name) != name:
-                raise ValueError(f"speaker '{speaker}' is in {owner[speaker]} and in {name}; sets must be disjoint")
+    for name in names:
+        for item in {utt.spk_id or utt.group or utt.utt_id for utt in read_data_dir(Path(data) / name)}:
+            if owner.setdefault(item, name) != name:
+                raise ValueError(f"{data}: '{item}' is in {owner[item]} and in {name}; sets must be disjoint")
 
 
 def _uniform(generator: np.random.Generator, limits: tuple[float, float]) -> float:
     return float(generator.uniform(*limits))
 
 
+def _sometimes(draw: partial, knob: str, probability: float, limits: tuple[float, float]) -> float:
+    """A value with this probability, else 0."""
+    if probability == 0 or draw(f"{knob}_present").random() >= probability:
+        return 0.0
+    return _uniform(draw(knob), limits)
+
+
+def _speed(draw: partial, place: int, conf: Simulation) -> float:
+    if conf.speed_probability < 1 and draw("speed_present", place).random() >= conf.speed_probability:
+        return 1.0
+    return _uniform(draw("speed", place), conf.speed)
+
+
+def _stretches(draw: partial, count: int, num_samples: int, present: bool, conf: Simulation) -> list[tuple[int, int]]:
+    """From where to where in the mixture each talker may speak.
+
+    The target's stretch takes a share of the segment; each interferer covers a share of that stretch, from one of its
+    ends outwards to the segment's end.
+    """
+    begin, end = 0, num_samples
+    if present and conf.target_presence != (1.0, 1.0):
+        length = max(1, round(_uniform(draw("target_presence"), conf.target_presence) * num_samples))
+        begin = int(draw("target_begin").integers(0, num_samples - length + 1))
+        end = begin + length
+    stretches = [(begin, end)]
+    for place in range(1, count):
+        share = _uniform(draw("overlap_ratio", place), conf.overlap_ratio)
+        covered = round(share * (end - begin))
+        before, after = (0, begin + covered), (end - covered, num_samples)
+        if share == 1.0:
+            stretches.append((0, num_samples))
+        else:  # the side with more room more often, so that nobody is squeezed out of the segment
+            room = before[1], num_samples - after[0]
+            left = draw("overlap_side", place).random() * max(1, sum(room)) < room[0]
+            stretches.append(before if left else after)
+    return stretches
+
+
 def _crop(
     generator: np.random.Generator,
     utt: Utterance,
-    num_samples: int,
+    stretch: tuple[int, int],
     sample_rate: int,
     speed: float,
     min_activity: float,
 ) -> Source:
-    """A stretch of `utt` that fills `num_samples` after resampling and speed, with enough speech in it.
+    """A part of `utt` that fills the stretch (samples of the mixture) after resampling and speed, with speech in it.
 
     A shorter utterance is taken whole and begins somewhere inside.
     """
-    needed = round(num_samples / sample_rate * utt.sample_rate * speed)  # at the file's rate
-    source = Source(utt.path, utt.start, utt.num_samples, utt.utt_id, utt.spk_id, speed=speed)
+    num_samples = max(1, stretch[1] - stretch[0])
+    needed = max(1, round(num_samples / sample_rate * utt.sample_rate * speed))  # at the file's rate
+    source = Source(utt.path, utt.start, utt.num_samples, utt.utt_id, utt.spk_id, speed=speed, offset=stretch[0])
     room = utt.num_samples - needed
     if room <= 0:
         length = int(utt.num_samples / utt.sample_rate / speed * sample_rate)
-        return dataclasses.replace(source, offset=int(generator.integers(0, max(0, num_samples - length) + 1)))
+        begin = int(generator.integers(0, max(0, num_samples - length) + 1))
+        return dataclasses.replace(source, offset=stretch[0] + begin)
     best, best_share = 0, -1.0
     for _ in range(CROP_TRIES):  # the first crop with enough speech, else the best of them
         begin = int(generator.integers(0, room + 1))
@@ -183,6 +299,8 @@ def _crop(
             best, best_share = begin, share
         if share >= min_activity:
             break
+    if best_share < min_activity:
+        best = _most_active(utt, needed, best, best_share)
     return dataclasses.replace(source, start=utt.start + best, num_samples=needed)
 
 
@@ -194,31 +312,136 @@ def _active_share(utt: Utterance, begin: int, num_samples: int) -> float:
     return part.count("1") / max(1, len(part))
 
 
-def _rir(generator: np.random.Generator, corpus: Corpus, conf: Simulation) -> str:
+def _most_active(utt: Utterance, num_samples: int, begin: int, share: float) -> int:
+    """Where of all crops on the grid of blocks most is said, where that is more than at `begin`."""
+    block = ACTIVITY_BLOCK_S * utt.sample_rate
+    blocks = np.frombuffer(utt.activity.encode(), np.uint8) == ord("1")
+    said = np.concatenate([[0], np.cumsum(blocks)])
+    starts = np.arange(int((utt.num_samples - num_samples) / block) + 1)
+    ends = np.minimum(len(blocks), np.ceil(starts + num_samples / block).astype(int))
+    shares = (said[ends] - said[starts]) / np.maximum(1, ends - starts)
+    best = int(shares.argmax())
+    return int(best * block) if shares[best] > share else begin
+
+
+def _run_in(crop: Source, utt: Utterance, rir: Utterance, corpus: Corpus, sample_rate: int) -> Source:
+    """As much of what was said before as the room still lets hear."""
+    ratio = utt.sample_rate * crop.speed / sample_rate  # samples of the file in one of the mixture
+    most = round(rir.num_samples / rir.sample_rate * sample_rate)
+    lead = min(most, int((crop.start - utt.start) / ratio))
+    read = min(crop.start - utt.start, round(lead * ratio))
+    return dataclasses.replace(
+        crop, start=crop.start - read, num_samples=crop.num_samples + read, offset=crop.offset - lead
+    )
+
+
+def _rirs(draw: partial, count: int, corpus: Corpus, conf: Simulation) -> list[Utterance | None]:
+    """The response of each talker, or None where it is heard dry."""
     if conf.rir_probability == 0:
-        return ""
-    if not corpus.rirs:
-        raise ValueError("rir_probability is above 0, but no set of room responses was given")
-    if generator.random() >= conf.rir_probability:
-        return ""
-    return corpus.rirs[int(generator.integers(len(corpus.rirs)))].path
+        return [None] * count
+    _refuse_lack_of_rirs("rir_probability", corpus, conf)
+    found: list[Utterance | None] = []
+    taken: list[int] = []  # numbers of responses of the mixture's room
+    for place in range(count):
+        generator = draw("rir", place)
+        if generator.random() >= conf.rir_probability:
+            found.append(None)
+            continue
+        if conf.same_room and taken:
+            room = corpus.by_room.get(corpus.all_rirs[taken[0]].group, taken)
+            free = [number for number in room if number not in taken] or list(room)
+            number = free[int(generator.integers(len(free)))]
+            rir = corpus.all_rirs[number]
+        else:
+            rir, number = _any_rir(draw("rir_source", place), generator, corpus, conf)
+        taken.append(number)
+        found.append(rir)
+    return found
+
+
+def _any_rir(
+    of_source: np.random.Generator, generator: np.random.Generator, corpus: Corpus, conf: Simulation
+) -> tuple[Utterance, int]:
+    """A response and its number in `all_rirs`: of a set by its weight, or of all alike."""
+    if not conf.rir_sources:
+        number = int(generator.integers(len(corpus.all_rirs)))
+        return corpus.all_rirs[number], number
+    names = list(conf.rir_sources)
+    weights = np.array([conf.rir_sources[name] for name in names])
+    name = names[int(of_source.choice(len(names), p=weights / weights.sum()))]
+    before = sum(len(corpus.rirs[other]) for other in list(corpus.rirs)[: list(corpus.rirs).index(name)])
+    number = int(generator.integers(len(corpus.rirs[name])))
+    return corpus.rirs[name][number], before + number
+
+
+def _refuse_lack_of_rirs(knob: str, corpus: Corpus, conf: Simulation) -> None:
+    if not len(corpus.all_rirs):
+        raise ValueError(f"{knob} is above 0, but no set of room responses was given")
+    missing = sorted(set(conf.rir_sources) - set(corpus.rirs))
+    if missing:
+        given = ", ".join(corpus.rirs)
+        raise ValueError(f"rir_sources: no set '{missing[0]}' of room responses was given; there are: {given}")
+
+
+def _response(rir: Utterance | None) -> Response | None:
+    return Response(rir.path, rir.start, rir.num_samples, rir.utt_id, rir.group) if rir else None
+
+
+def _degraded(draw: partial, place: int, crop: Source, seconds: float, corpus: Corpus, conf: Simulation) -> Source:
+    """An enrolment as a careless user would record it: in a room, with noise, through another microphone."""
+    if conf.enroll_rir_probability:
+        _refuse_lack_of_rirs("enroll_rir_probability", corpus, conf)
+        generator = draw("enroll_rir", place)
+        if generator.random() < conf.enroll_rir_probability:
+            rir, _ = _any_rir(draw("enroll_rir_source", place), generator, corpus, conf)
+            crop = dataclasses.replace(crop, rir=_response(rir))
+    if conf.enroll_noise_probability:
+        _refuse_lack_of_noise("enroll_noise_probability", corpus)
+        if draw("enroll_noise_present", place).random() < conf.enroll_noise_probability:
+            snr_db = _uniform(draw("enroll_snr_db", place), conf.enroll_snr_db)
+            noise = _noise_clip(draw("enroll_noise", place), corpus, seconds, snr_db)
+            crop = dataclasses.replace(crop, noise=noise)
+    if conf.enroll_eq_probability and draw("enroll_eq_present", place).random() < conf.enroll_eq_probability:
+        gains = draw("enroll_eq_db", place).uniform(*conf.enroll_eq_db, EQ_BANDS)
+        crop = dataclasses.replace(crop, eq_db=tuple(round(float(gain), 3) for gain in gains))
+    return crop
 
 
 def _noise(draw: partial, corpus: Corpus, conf: Simulation, num_samples: int, sample_rate: int) -> Source | None:
     if conf.noise_probability == 0:
         return None
-    if not corpus.noise:
-        raise ValueError("noise_probability is above 0, but no set of noise was given")
+    _refuse_lack_of_noise("noise_probability", corpus)
     if draw("noise_present").random() >= conf.noise_probability:
         return None
-    generator = draw("noise")
+    snr_db = _uniform(draw("snr_db"), conf.snr_db)
+    return _noise_clip(draw("noise"), corpus, num_samples / sample_rate, snr_db)
+
+
+def _refuse_lack_of_noise(knob: str, corpus: Corpus) -> None:
+    if not len(corpus.noise):
+        raise ValueError(f"{knob} is above 0, but no set of noise was given")
+
+
+def _noise_clip(generator: np.random.Generator, corpus: Corpus, seconds: float, snr_db: float) -> Source:
     clip = corpus.noise[int(generator.integers(len(corpus.noise)))]
-    needed = round(num_samples / sample_rate * clip.sample_rate)
+    needed = round(seconds * clip.sample_rate)
     start = int(generator.integers(0, max(0, clip.num_samples - needed) + 1))
-    return Source(
-        clip.path,
-        clip.start + start,
-        min(needed, clip.num_samples),  # a shorter clip is repeated by render
-        clip.utt_id,
-        level_db=_uniform(draw("snr_db"), conf.snr_db),
-    )
+    length = min(needed, clip.num_samples)  # a shorter clip is repeated by render
+    return Source(clip.path, clip.start + start, length, clip.utt_id, level_db=snr_db, group=clip.group)
+
+
+def _masks(draw: partial, conf: Simulation, seconds: float, sample_rate: int) -> tuple[Mask, ...]:
+    """SpecAugment: stretches of time and of frequency."""
+    masks = []
+    for axis, counts, widths, total in (
+        ("time", conf.num_time_masks, conf.time_mask_s, seconds),
+        ("freq", conf.num_freq_masks, conf.freq_mask_hz, sample_rate / 2),
+    ):
+        if counts == (0, 0):
+            continue
+        for place in range(int(draw(f"num_{axis}_masks").integers(counts[0], counts[1] + 1))):
+            generator = draw(f"{axis}_mask", place)
+            width = min(_uniform(generator, widths), total)
+            begin = float(generator.uniform(0, total - width))
+            masks.append(Mask(axis, round(begin, 6), round(begin + width, 6)))
+    return tuple(masks)

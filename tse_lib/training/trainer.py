@@ -11,9 +11,11 @@ import hashlib
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tse_lib import checkpoint, distributed
-from tse_lib.config import Config
-from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate
+from tse_lib.config import Config, curriculum_scalars, simulation_at
+from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate, collate_raw, render_raw
 from tse_lib.files import replace_file
 from tse_lib.losses import build_loss
 from tse_lib.losses.sdr import neg_si_sdr
@@ -115,7 +117,8 @@ def new_state(conf: Config, device: torch.device) -> State:
 
 
 def build_objective(conf: Config) -> Objective:
-    if conf.simulation.target_absent == 0 and not conf.curriculum and any(term.when == "absent" for term in conf.loss):
+    ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
+    if not ever_absent and any(term.when == "absent" for term in conf.loss):
         raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
     return Objective(
         [(term.name, term.weight, term.when, build_loss(term.name, term.when, term.params)) for term in conf.loss]
@@ -146,8 +149,8 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
         raise ValueError(
             f"train.batch_size {conf.train.batch_size} must be a multiple of the {distributed.world_size()} processes"
         )
-    for start in (0, *(stretch.until_step for stretch in conf.curriculum[:-1])):
-        data.mixture(start * data.items_per_step)  # what the corpus lacks is said before anything is written
+    for step in conf.knots():
+        data.mixture(step * data.items_per_step)  # what the corpus lacks is said before anything is written
     state, objective, step_function = new_state(conf, device), build_objective(conf), STEPS[conf.train.step]
     state.data = {"train": hash_of_corpus(corpus), "dev": hash_of_mixtures(dev.mixtures)}
     if (exp / "last.pt").exists():
@@ -164,10 +167,11 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     autocast = autocast_for(device, conf.train.bf16)
     log = Log(exp, state.step) if distributed.is_main() else None
     started = time.monotonic() - state.seconds
-    batches = draw_batches(data, conf, state.step)
+    batches = draw_batches(data, conf, state.step, device)
+    bad_files = BadFiles(conf.train.bad_files)
     bar = tqdm(
         total=conf.train.max_steps, initial=state.step, unit="step", desc="train", disable=not distributed.is_main(),
-        mininterval=1.0, dynamic_ncols=True,
+        mininterval=1.0 if sys.stderr.isatty() else 30.0, dynamic_ncols=True,
     )  # fmt: skip
     skipped_in_a_row, interval = 0, []
     while state.step < conf.train.max_steps and not (0 < conf.train.patience <= state.patience):
@@ -177,7 +181,9 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
         state.model.train()
         group = [next(batches) for _ in range(conf.train.accumulate)]
         lr = state.scheduler.get_last_lr()[0]
+        drawn_anew = bad_files.note(group)
         scalars = step_function(network, state.optimizer, group, counts, objective, conf.train.clip_norm, autocast)
+        scalars["bad_files"] = torch.tensor(float(drawn_anew), device=device)
         state.ema.update_parameters(state.model)
         state.scheduler.step()
         state.step += 1
@@ -189,10 +195,13 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
             )
         due = state.step == conf.train.max_steps
         if due or state.step % conf.train.log_every == 0:
-            numbers, interval = mean_of(interval), []
+            numbers = mean_of(interval)
+            numbers["bad_files"] = round(numbers["bad_files"] * len(interval))
+            interval = []
             state.seconds = time.monotonic() - started
             if log:
                 log.train(state.step, {**numbers, "lr": float(lr), "seconds": round(state.seconds, 1)})
+                log.curriculum(state.step, curriculum_scalars(conf, state.step - 1))
                 bar.set_postfix(loss=f"{numbers['loss']:.2f}", best=f"{state.best:.2f}", refresh=False)
         bar.update()
         if due or state.step % conf.train.valid_every == 0:
@@ -250,22 +259,44 @@ def validate(
     return {**scores, "ta_attenuation_db": attenuation / absent} if absent else scores
 
 
-def draw_batches(data: DrawnMixtures, conf: Config, first_step: int) -> Iterator[dict[str, Any]]:
+def draw_batches(data: DrawnMixtures, conf: Config, first_step: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """Batches from `first_step` on. Each process takes every world_size-th item: together they draw what one would."""
     size, world = conf.train.batch_size, distributed.world_size()
     first = first_step * data.items_per_step
     groups = (list(range(begin + distributed.rank(), begin + size, world)) for begin in range(first, len(data), size))
-    workers = conf.train.num_workers
+    workers, on_device = conf.train.num_workers, conf.simulation.render_on == "device"
     loader = DataLoader(
         data,
         batch_sampler=groups,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_raw if on_device else collate,
         prefetch_factor=4 if workers else None,
         worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    return (render_raw(batch, device) for batch in loader) if on_device else iter(loader)
+
+
+class BadFiles:
+    """Files that could not be read while drawing: named once each, counted in the log, or the end, as configured."""
+
+    def __init__(self, policy: str):
+        self.policy, self.named = policy, set[str]()
+
+    def note(self, batches: list[dict[str, Any]]) -> int:
+        """How many mixtures were drawn anew.
+
+        Raises:
+            ValueError: the policy is "stop".
+        """
+        found = [fault for batch in batches for fault in batch["bad_files"]]
+        for fault in found:
+            if self.policy == "stop":
+                raise ValueError(f"{fault}; train.bad_files: skip goes on without such files")
+            if fault not in self.named:
+                tqdm.write(f"skipped: {fault}", file=sys.stderr)
+                self.named.add(fault)
+        return len(found)
 
 
 def one_thread(worker: int) -> None:
@@ -288,7 +319,7 @@ def write_config(conf: Config, path: Path) -> None:
 
 def refuse_other_conf(conf: Config, saved: dict[str, Any], exp: Path) -> None:
     """A run goes on only with the conf it was started with (infrastructure may change)."""
-    free = ("num_workers", "log_every", "save_every")
+    free = ("num_workers", "log_every", "save_every", "bad_files")
 
     def flat(values: Any, name: str = "") -> dict[str, Any]:
         if isinstance(values, dict):
@@ -317,14 +348,16 @@ def way_out(exp: Path) -> str:
 
 
 def hash_of_corpus(corpus: Corpus) -> str:
-    """Of all that mixtures are drawn from, except where the files lie."""
-    utterances = (*corpus.speech, *corpus.noise, *corpus.rirs)
-    return hash_of(replace(utterance, path="") for utterance in utterances)
+    """Of all that mixtures are drawn from, except where it lies: packing a set changes nothing."""
+    return hash_of(
+        (utt.utt_id, utt.spk_id, utt.num_samples, utt.sample_rate, utt.activity)
+        for utt in chain(corpus.speech, corpus.noise, corpus.all_rirs)
+    )
 
 
 def hash_of_mixtures(mixtures: Iterable[Mixture]) -> str:
     """Of what is mixed, except where the files lie."""
-    return hash_of(re.sub(r'("(?:path|rir)": ")[^"]*/', r"\1", mixture.to_json()) for mixture in mixtures)
+    return hash_of(re.sub(r'("path": ")[^"]*/', r"\1", mixture.to_json()) for mixture in mixtures)
 
 
 def hash_of(parts: Iterable[object]) -> str:
@@ -354,6 +387,11 @@ class Log:
 
     def train(self, step: int, scalars: dict[str, float]) -> None:
         self._write("train", step, scalars)
+
+    def curriculum(self, step: int, scalars: dict[str, float]) -> None:
+        if self.board:
+            for key, value in scalars.items():
+                self.board.add_scalar(f"curriculum/{key}", value, step)
 
     def valid(self, step: int, scalars: dict[str, float]) -> None:
         self._write("valid", step, scalars)
