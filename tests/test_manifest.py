@@ -14,6 +14,7 @@ from tse_lib.manifest import (
     Source,
     Utterance,
     audio_path,
+    by_speaker,
     job_share,
     make_id,
     read_data_dir,
@@ -118,6 +119,13 @@ def test_noise_has_no_speakers_and_a_second_run_leaves_nothing_of_the_first(tmp_
     assert read_data_dir(tmp_path) == [noise]
     assert noise.seconds == 10.0
     assert read_genders(tmp_path) == {}
+
+
+def test_the_utterances_of_each_speaker():
+    utts = [utterance("1", "bob"), utterance("2", "émile"), utterance("3", "Zoe"), utterance("4", "bob")]
+    assert dict(by_speaker(utts)) == {"Zoe": [2], "bob": [0, 3], "émile": [1]}
+    assert list(by_speaker(utts)) == ["Zoe", "bob", "émile"]
+    assert by_speaker([]) == {}
 
 
 def test_what_cannot_be_a_data_set_is_refused(tmp_path):

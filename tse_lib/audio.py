@@ -79,14 +79,11 @@ def read(
         audio = plain.read(path, start, _wanted(path, start, num_samples, plain.info.num_samples))
     else:
         audio, own_rate = _decode(path, start, num_samples)
-    if audio.shape[1] == 1:
-        audio = audio.reshape(1, -1)
-    else:
-        audio = audio.T  # (C, T)
-        if mono:
-            warnings.warn(f"{path}: {len(audio)} channels averaged to one", stacklevel=2)
-            audio = audio.mean(0, keepdims=True)
-    if mono:
+    audio = audio.T  # (C, T)
+    if mono and len(audio) > 1:
+        warnings.warn(f"{path}: {len(audio)} channels averaged to one", stacklevel=2)
+        audio = audio.mean(0)
+    elif mono:
         audio = audio[0]
     if sample_rate is not None and sample_rate != own_rate:
         return resample(audio, own_rate, sample_rate), sample_rate

@@ -11,6 +11,7 @@ VERBS = {
     "download": ("tse_lib.bin.download", "fetch an open corpus"),
     "prepare": ("tse_lib.bin.prepare", "make a data set of a corpus"),
     "validate": ("tse_lib.bin.validate", "check data sets"),
+    "pack": ("tse_lib.bin.pack", "copy a data set's audio into few files that training reads fast"),
     "simulate": ("tse_lib.bin.simulate", "decide the fixed development and test mixtures, as text"),
     "render": ("tse_lib.bin.render", "make the audio of drawn mixtures"),
     "train": ("tse_lib.bin.train", "train an experiment, or go on with one"),
