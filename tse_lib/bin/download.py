@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _described(name: str, corpus: ModuleType) -> str:
-    size = total_text(archives_of(corpus.ARCHIVES, corpus.DEFAULT_PARTS))
+    size = total_text([archive.num_bytes for archive in archives_of(corpus.ARCHIVES, corpus.DEFAULT_PARTS)])
     parts = [part + "*" * (part in corpus.DEFAULT_PARTS) for part in corpus.ARCHIVES]
     if len(parts) > SHOWN:
         parts = [*parts[: SHOWN // 2], "…", *parts[-SHOWN // 2 :]]

@@ -5,16 +5,42 @@ A corpus is a module with HELP (a line), `add_options(parser)` and `prepare(**th
 
 from types import ModuleType
 
-from tse_lib.corpora import audioset, demand, dns_noise, esc50, folder, fsd50k, mini, musan, wham_noise
+from tse_lib.corpora import (
+    audioset,
+    demand,
+    dns_noise,
+    dns_speech,
+    ears,
+    esc50,
+    folder,
+    fsd50k,
+    librispeech,
+    mini,
+    musan,
+    shoebox,
+    slr26,
+    slr28,
+    vctk,
+    wham_noise,
+    wsj0,
+)
 
 CORPORA: dict[str, ModuleType] = {
     "audioset": audioset,
     "demand": demand,
     "dns_noise": dns_noise,
+    "dns_speech": dns_speech,
+    "ears": ears,
     "esc50": esc50,
     "folder": folder,
     "fsd50k": fsd50k,
+    "librispeech": librispeech,
     "mini": mini,
     "musan": musan,
+    "shoebox": shoebox,
+    "slr26": slr26,
+    "slr28": slr28,
+    "vctk": vctk,
     "wham_noise": wham_noise,
+    "wsj0": wsj0,
 }

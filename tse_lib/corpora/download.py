@@ -29,6 +29,7 @@ import zipfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -120,12 +121,12 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def total_text(archives: Sequence[Archive]) -> str:
-    """Their size in words, with how many say none."""
-    known, unknown = sum(archive.num_bytes for archive in archives), sum(not archive.num_bytes for archive in archives)
-    if unknown == len(archives):
+def total_text(sizes: Sequence[int]) -> str:
+    """The sum of sizes in bytes in words; 0 is a size that is not known."""
+    unknown = sum(not size for size in sizes)
+    if unknown == len(sizes):
         return "of unknown size"
-    return size_text(known) + (f" and {unknown} of unknown size" if unknown else "")
+    return size_text(sum(sizes)) + (f" and {unknown} files of unknown size" if unknown else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
@@ -182,15 +183,31 @@ def _tell_plan(groups: list[list[Archive]], todo: list[list[Archive]], root: Pat
     archives = [archive for group in todo for archive in group]
     if not archives:
         return
-    there = {archive: _size(root / archive.name) or _size(_part(root / archive.name)) for archive in archives}
+    there = [_size(root / archive.name) or _size(_part(root / archive.name)) for archive in archives]
+    with ThreadPoolExecutor(8) as pool:
+        sizes = [
+            archive.num_bytes or told for archive, told in zip(archives, pool.map(_told_size, archives), strict=True)
+        ]
     free = shutil.disk_usage(root).free
     print(
-        f"to fetch: {len(archives)} files, {total_text(archives)}, of which {size_text(sum(there.values()))} are there "
-        f"already; {size_text(free)} free in {root}"
+        f"to fetch: {len(archives)} files, {total_text(sizes)}, of which {size_text(sum(there))} are there already; "
+        f"{size_text(free)} free in {root}"
     )
-    missing = sum(max(0, archive.num_bytes - there[archive]) for archive in archives)
+    missing = sum(max(0, size - have) for size, have in zip(sizes, there, strict=True))
     if missing > free:
         raise OSError(f"{root}: {size_text(missing)} are to be fetched and {size_text(free)} are free; another --root?")
+
+
+def _told_size(archive: Archive) -> int:
+    """What the server says of an archive of unknown size; 0 where it does not."""
+    if archive.num_bytes:
+        return 0
+    try:
+        request = urllib.request.Request(archive.url, headers=HEADERS, method="HEAD")
+        with _without_ftp().open(request, timeout=TIMEOUT_S / 4) as answer:
+            return _extent(answer)[1]
+    except (OSError, http.client.HTTPException):
+        return 0
 
 
 # --------------------------------------------------------------------------------------------------------- download
@@ -269,7 +286,7 @@ def _receive(archive: Archive, part: Path) -> None:
             raise FileNotFoundError(f"{archive.url}: no such file") from None
         raise _Interrupted(f"no connection ({reason})") from None
     with answer:
-        start, total = _extent(answer, start, part)
+        start, total = _extent(answer, start)
         if archive.num_bytes and total and total != archive.num_bytes:
             raise ValueError(
                 f"{archive.url}: {total} bytes on the server, {archive.num_bytes} expected; it is another file by now"
@@ -286,14 +303,13 @@ def _receive(archive: Archive, part: Path) -> None:
         raise _Interrupted(f"the connection ended after {_size(part)} of {total} bytes")
 
 
-def _extent(answer: IO[bytes], start: int, part: Path) -> tuple[int, int]:
+def _extent(answer: Any, start: int = 0) -> tuple[int, int]:
     """Where the answer begins (0 although a later start was asked for: the server knows no ranges), and the size."""
-    status, headers = getattr(answer, "status", None), getattr(answer, "headers", {})
-    if status == 206:
+    headers = answer.headers
+    if answer.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
         if not match or int(match[1]) != start:
-            part.unlink()
-            raise _Interrupted("the server sent another part than it was asked for, starting again")
+            raise _Interrupted("the server sent another part than it was asked for (remove the .part to begin anew)")
         return start, int(match[2]) if match[2] != "*" else 0
     length = headers.get("Content-Length") or ""
     return 0, int(length) if length.isdecimal() else 0
