@@ -125,6 +125,50 @@ def histogram(
     return plot.svg(description)
 
 
+def histograms(series: Mapping[str, Sequence[float]], x_label: str, description: str, bins: int = 28) -> str:
+    """How many values lie where: a row a series, on shared bins, each as high as its fullest bin.
+
+    Values that are all whole numbers get a bin each. The mean stands as a line, mean and range as text.
+    """
+    everything = np.concatenate([np.asarray(values, float) for values in series.values()])
+    whole = bool((everything == np.round(everything)).all()) and np.ptp(everything) < 60
+    edges = np.arange(everything.min() - 0.5, everything.max() + 1) if whole else _edges(everything, bins)
+    row = 170 if len(series) == 1 else 96
+    plot = Plot((edges[0], edges[-1]), (0, 1), left=RIGHT, height=TOP + row * len(series) + BOTTOM)
+    plot.axes(x_label, y_ticks=False)
+    for place, (name, values) in enumerate(series.items()):
+        count = np.histogram(values, edges)[0]
+        bottom = TOP + row * (place + 1)
+        plot.line(plot.left, bottom, WIDTH - RIGHT, bottom, "axis")
+        for number, low, high in zip(count, edges[:-1], edges[1:], strict=True):
+            if number:
+                where = f"{round((low + high) / 2)}" if whole else f"{low:g} to {high:g}"
+                top = bottom - (row - 30) * number / count.max()
+                left, right = plot.x(low) + 0.75, plot.x(high) - 0.75
+                plot.bar(left, bottom, right, top, "s1 fill", f"{name}: {number} of {where}")
+        mean = float(np.mean(values))
+        plot.line(plot.x(mean), bottom - row + 30, plot.x(mean), bottom, "mark")
+        plot.text(plot.left, bottom - row + 20, name, "note")
+        said = f"mean {mean:.4g}, {min(values):.4g} to {max(values):.4g}, n = {len(values)}"
+        plot.text(WIDTH - RIGHT, bottom - row + 20, said, "tick", "end")
+    return plot.svg(description)
+
+
+def ranks(counts: Mapping[str, float], x_label: str, y_label: str, description: str, most: int = 300) -> str:
+    """A bar a name, the largest first; of more than `most` names evenly chosen ones."""
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    chosen = np.linspace(0, len(ordered) - 1, min(len(ordered), most)).round().astype(int)
+    plot = Plot((0, len(ordered)), (0, 1.08 * max(1.0, *counts.values())), height=TOP + 170 + BOTTOM)
+    plot.axes(x_label, y_label, counts=True)
+    width = len(ordered) / len(chosen)
+    for place, index in enumerate(chosen):
+        name = ordered[index]
+        x1, x2 = plot.x(place * width), plot.x((place + 1) * width)
+        gap = min(0.75, (x2 - x1) / 8)
+        plot.bar(x1 + gap, plot.y(0), x2 - gap, plot.y(counts[name]), "s1 fill", f"{name}: {counts[name]:g}")
+    return plot.svg(description)
+
+
 def scatter(
     x: Sequence[float], y: Sequence[float], marked: Sequence[bool], names: Sequence[str], labels: tuple[str, str],
     description: str,
@@ -242,6 +286,11 @@ def spectrogram_png(power_db: np.ndarray, loudest_db: float) -> bytes:
     """The 70 dB below `loudest_db` in the colours of COLOURS."""
     share = (power_db - loudest_db) / SPECTROGRAM_RANGE_DB + 1
     return png((np.clip(share, 0, 1) * 255).astype(np.uint8), COLOURS)
+
+
+def colour_bar_png() -> bytes:
+    """The colours of a spectrogram from its quietest to its loudest, 1 pixel high."""
+    return png(np.arange(256, dtype=np.uint8)[None], COLOURS)
 
 
 def png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
