@@ -1,5 +1,6 @@
 """The packed store: the same utterances and samples as the plain files, through kills, changes and damage."""
 
+import fcntl
 import json
 import os
 import pickle
@@ -249,9 +250,18 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(folder):
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
 
 
-def test_shards_of_a_killed_run_on_other_tables_are_not_taken(folder, tmp_path):
-    with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run([sys.executable, "-c", KILLED, folder, str(SMALL)], check=True)
+def test_shards_of_an_interrupted_run_on_other_tables_are_not_taken(folder, tmp_path, monkeypatch):
+    whole = audio.read
+
+    def interrupted(path, **part):
+        if path.endswith("bob-1.wav"):
+            raise KeyboardInterrupt
+        return whole(path, **part)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(audio, "read", interrupted)
+        pack(folder, shard_bytes=SMALL)
+    assert contents(folder, "packed/*.json")
     (tmp_path / "other.wav").write_bytes((tmp_path / "wav" / "bob-2.wav").read_bytes())
     plain = read_tables(folder)
     plain[0] = Utterance(plain[0].utt_id, str(tmp_path / "other.wav"), RATE, 3000, 5, "Zoe", "1111")
@@ -313,8 +323,6 @@ def test_which_tables_make_it_stale(folder, table):
 
 
 def test_two_at_once_are_refused(folder):
-    import fcntl
-
     pack(folder)
     handle = os.open(folder / "packed", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -374,6 +382,12 @@ def test_nothing_to_pack_is_said(folder):
         pack(folder, skip_bad=True)
     with pytest.raises(FileNotFoundError, match="no data set here"):
         pack(folder / "nowhere")
+
+
+def test_what_no_wav_can_hold_is_told_before_it_is_read(tmp_path):
+    write_data_dir(tmp_path / "train", [Utterance("a-1", "long.flac", 48000, 2**30 + 1)])
+    with pytest.raises(ValueError, match="long.flac: 6.2 h at 48000 Hz, a wav holds 2 GiB at most; cut it"):
+        pack(tmp_path / "train")
 
 
 def test_a_table_of_another_rate_than_its_file_is_told(tmp_path):

@@ -27,6 +27,7 @@ from tse_lib.parallel import parallel_map
 from tse_lib.store import SILENT_DBFS, Index, Shard, Stored, packed_folder
 
 SHARD_BYTES = 2**28
+MAX_SAMPLES = 2**30  # of an utterance: half of what the sizes in a wav's header can say
 SHOWN = 20  # faults listed by name before the rest is counted
 LEFT_OUT = "left_out.txt"
 
@@ -148,10 +149,11 @@ def _alone(packed: Path) -> Iterator[None]:
     """Hold the store's folder, as long as this process lives; OSError when another one holds it."""
     handle = os.open(packed, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{packed}: another tse pack writes here; wait for it") from None
         yield
-    except BlockingIOError:
-        raise OSError(f"{packed}: another tse pack writes here; wait for it") from None
     finally:
         os.close(handle)
 
@@ -249,6 +251,8 @@ def _convert(utt: Utterance, rate: int, begin: int) -> tuple[np.ndarray, Copied]
 
     16-bit mono at its own rate comes out as it is.
     """
+    if utt.num_samples / utt.sample_rate * rate > MAX_SAMPLES:
+        raise ValueError(f"{utt.path}: {utt.seconds / 3600:.1f} h at {rate} Hz, a wav holds 2 GiB at most; cut it")
     channels, own_rate = audio.read(utt.path, start=utt.start, num_samples=utt.num_samples, mono=False)
     if own_rate != utt.sample_rate:
         raise ValueError(f"{utt.path}: has {own_rate} Hz, its table says {utt.sample_rate}; prepare the set again")
