@@ -92,7 +92,7 @@ def _list(top: Path) -> tuple[list[Recording], list[str]]:
     copies = 0
     # some copies of the corpus hold a second read_speech inside read_speech
     for path in sorted(audio_files(top, (".wav",)), key=lambda path: (len(path.parts), path)):
-        match = re.fullmatch(r"book_\d+_chp_\d+_reader_(\d+)_\w+", path.stem)
+        match = re.fullmatch(r"book_\d+_chp_\d+_reader_(\d+)_.+", path.stem)
         if not match:
             faults.append(f"{path}: book_<number>_chp_<number>_reader_<number>_….wav is expected")
         elif path.stem in recordings:

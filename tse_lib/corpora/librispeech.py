@@ -38,7 +38,10 @@ DEFAULT_PARTS = ("train-clean-100", "dev-clean", "test-clean")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example: tse prepare librispeech --root corpora --parts train-clean-100 dev-clean test-clean"
+    parser.epilog = (
+        "example: tse prepare librispeech --root corpora --parts train-clean-100 dev-clean test-clean; "
+        f"--min_s is {MIN_S} here"
+    )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="the folder that holds LibriSpeech/, or that folder")
     add(

@@ -41,7 +41,7 @@ DEFAULT_PARTS = ("0.92",)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example: tse prepare vctk --root corpora/VCTK-Corpus-0.92 --out data"
+    parser.epilog = f"example: tse prepare vctk --root corpora/VCTK-Corpus-0.92 --out data; --min_s is {MIN_S} here"
     add = parser.add_argument
     add("--root", type=Path, required=True, help="the folder with speaker-info.txt, or the one above it")
     add("--mic", type=int, choices=(1, 2), default=1, help="microphone, of version 0.92 (default: %(default)s)")
@@ -108,7 +108,7 @@ def read_speakers(table: Path) -> tuple[dict[str, str], list[str]]:
     for number, line in enumerate(read_lines(table), 1):
         if not line.strip() or line.split()[0] == "ID":
             continue
-        match = re.match(r"\s*(p?\d+|s\d+)\s+\d+\s+([FM])(\s|$)", line)
+        match = re.match(r"\s*(p?\d+|s\d+)\s+(?:\d+\s+)?([FM])(\s|$)", line)
         if not match:
             faults.append(f"{table}:{number}: '<speaker> <age> F or M …' expected, got {line.strip()!r}")
             continue

@@ -40,7 +40,9 @@ SPHERE_HEADER = 1024
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example: tse prepare wsj0 --root corpora/csr_1 --converted corpora/wsj0_flac"
+    parser.epilog = (
+        f"example: tse prepare wsj0 --root corpora/csr_1 --converted corpora/wsj0_flac; --min_s is {MIN_S} here"
+    )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="the folder with the discs, or with converted files")
     add("--converted", type=Path, help="where unpacked copies (flac) of files packed by shorten go")
