@@ -1,7 +1,8 @@
 """Resampling by any real factor on any device, with the filter that soxr uses on the CPU.
 
 soxr's high-quality filter is read off its answer to an impulse, once. A sample between two input samples is then the
-sum of input samples weighted by that filter, as in a polyphase resampler, with as many phases as are asked for. Against soxr: below -60 dB of the signal, white noise included (tests/test_resample.py).
+sum of input samples weighted by that filter, as in a polyphase resampler, with as many phases as are asked for.
+Against soxr: below -60 dB of the signal, white noise included (tests/test_resample.py).
 """
 
 import functools

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from tse_lib import checkpoint, distributed
 from tse_lib.config import Config, curriculum_scalars, simulation_at
-from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate, collate_raw, render_raw
+from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate, collate_raw, render_raw, set_up_worker
 from tse_lib.files import replace_file
 from tse_lib.losses import build_loss
 from tse_lib.losses.sdr import neg_si_sdr
@@ -271,7 +271,7 @@ def draw_batches(data: DrawnMixtures, conf: Config, first_step: int, device: tor
         num_workers=workers,
         collate_fn=collate_raw if on_device else collate,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=one_thread,
+        worker_init_fn=set_up_worker,
         pin_memory=torch.cuda.is_available(),
     )
     return (render_raw(batch, device) for batch in loader) if on_device else iter(loader)
@@ -297,10 +297,6 @@ class BadFiles:
                 tqdm.write(f"skipped: {fault}", file=sys.stderr)
                 self.named.add(fault)
         return len(found)
-
-
-def one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, float]:
