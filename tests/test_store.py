@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests import tiny
 from tse_lib import audio
 from tse_lib.bin.main import main
+from tse_lib.data.dataset import DrawnMixtures
 from tse_lib.data.pack import check, pack
 from tse_lib.manifest import Utterance, by_speaker, read_data_dir, read_genders, read_tables, write_data_dir
 from tse_lib.rng import rng
+from tse_lib.simulation.sample import read_corpus
 from tse_lib.store import PackedUtterances
 
 RATE = 8000
@@ -202,6 +205,22 @@ def test_each_sample_rate_has_its_own_shards(tmp_path):
         (8000, "00.wav"),
         (16000, "01.wav"),
     }
+
+
+def test_training_mixtures_are_those_of_the_plain_files(corpus_dir, tmp_path):
+    """The same draws, and up to the rounding to 16 bits the same samples; reopened as a worker would."""
+    for name in ("train", "noise"):
+        shutil.copytree(corpus_dir / name, tmp_path / name)
+        pack(tmp_path / name, shard_bytes=SMALL)
+    for index in range(3):
+        plain, packed = (
+            pickle.loads(pickle.dumps(DrawnMixtures(read_corpus(data / "train", data / "noise"), tiny.conf_of())))
+            for data in (corpus_dir, tmp_path)
+        )
+        assert isinstance(packed.corpus.speech, PackedUtterances)
+        ours, theirs = packed.mixture(index), plain.mixture(index)
+        assert [talker.utt_id for talker in ours.talkers] == [talker.utt_id for talker in theirs.talkers]
+        np.testing.assert_allclose(packed[index]["mixture"], plain[index]["mixture"], atol=2**-12)
 
 
 # ------------------------------------------------------------------------------------------------------- again and on
