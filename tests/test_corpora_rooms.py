@@ -324,11 +324,15 @@ def test_rooms_that_are_whole_are_kept(needs_pyroomacoustics, tmp_path, monkeypa
     cut = corpus / "room0003" / "room0003-1.wav"
     cut.write_bytes(cut.read_bytes()[:1000])
     (corpus / "room0003" / ".partial-x.wav").write_bytes(b"half")
+    audio.write(corpus / "room0004" / "room0004-1.wav", np.ones(9, np.float32), 16000)
     simulated, draw = [], shoebox.draw_room
     monkeypatch.setattr(shoebox, "draw_room", lambda how, number: simulated.append(number) or draw(how, number))
     shoebox.prepare(Path("data"), **options)
-    assert simulated == [1, 2, 3]
+    assert simulated == [1, 2, 3, 4]
     assert contents(tmp_path) == before
+    simulated.clear()
+    shoebox.prepare(Path("data"), **options)
+    assert simulated == []
 
     for change, made_again in (
         ({"num_rooms": 5}, [5]),

@@ -286,11 +286,13 @@ def make_room(number: int, settings: Settings, corpus: Path) -> list[dict[str, A
             {
                 "path": path,
                 "group": name,
-                **dict(zip(("length_m", "width_m", "height_m"), room.size_m, strict=True)),
-                "absorption": room.absorption,
-                "rt60_asked_s": room.rt60_s,
-                "rt60_s": reverberation_time(energy, settings.sample_rate),
-                "distance_m": distance_m,
+                "length_m": round(room.size_m[0], 3),
+                "width_m": round(room.size_m[1], 3),
+                "height_m": round(room.size_m[2], 3),
+                "absorption": round(room.absorption, 3),
+                "rt60_asked_s": round(room.rt60_s, 3),
+                "rt60_s": round(reverberation_time(energy, settings.sample_rate), 3),
+                "distance_m": round(distance_m, 3),
                 "num_samples": len(wave),
             }
         )

@@ -22,7 +22,13 @@ FILE = re.compile(r"(smallroom|mediumroom|largeroom)/(Room\d+)/\2-\d+\.wav")
 
 HELP = "600 simulated rooms of openslr.org/26 (16 or 48 kHz)"
 LICENCE = "Apache 2.0"
-ARCHIVES = {"16k": Archive("https://www.openslr.org/resources/26/sim_rir_16k.zip")}
+ARCHIVES = {
+    "16k": Archive("https://www.openslr.org/resources/26/sim_rir_16k.zip"),
+    "48k": Archive(  # below datasets_fullband/impulse_responses/SLR26; the rooms of openslr.org/28 are in it, too
+        "https://dnschallengepublic.blob.core.windows.net/dns5archive/V5_training_dataset/"
+        "datasets_fullband.impulse_responses_000.tar.bz2"
+    ),
+}
 DEFAULT_PARTS = ("16k",)
 
 
