@@ -14,6 +14,7 @@ VERBS = {
     "pack": ("tse_lib.bin.pack", "copy a data set's audio into few files that training reads fast"),
     "simulate": ("tse_lib.bin.simulate", "decide the fixed development and test mixtures, as text"),
     "render": ("tse_lib.bin.render", "make the audio of drawn mixtures"),
+    "inspect": ("tse_lib.bin.inspect", "look at and listen to drawn mixtures before training on them"),
     "train": ("tse_lib.bin.train", "train an experiment, or go on with one"),
     "check": ("tse_lib.bin.check", "check an experiment's configuration, data and model before it is trained"),
     "infer": ("tse_lib.bin.infer", "run a model over a set of mixtures"),

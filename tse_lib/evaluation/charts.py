@@ -52,8 +52,11 @@ class Plot:
         self.y = Scale(*y, self.bottom, TOP)
         self.parts: list[str] = []
 
-    def axes(self, x_label: str, y_label: str = "", y_ticks: bool = True, counts: bool = False) -> None:
-        for value in self.x.ticks(6):
+    def axes(
+        self, x_label: str, y_label: str = "", y_ticks: bool = True, counts: bool = False, whole: bool = False
+    ) -> None:
+        """`counts` and `whole`: ticks of y or of x at whole numbers only."""
+        for value in [value for value in self.x.ticks(6) if not whole or value == round(value)]:
             self.text(self.x(value), self.bottom + 16, _short(value), "tick", "middle")
         values = self.y.ticks(5 if self.height > 220 else 3) if y_ticks else []
         for value in values if not counts else [value for value in values if value == round(value)]:
@@ -133,23 +136,24 @@ def histograms(series: Mapping[str, Sequence[float]], x_label: str, description:
     everything = np.concatenate([np.asarray(values, float) for values in series.values()])
     whole = bool((everything == np.round(everything)).all()) and np.ptp(everything) < 60
     edges = np.arange(everything.min() - 0.5, everything.max() + 1) if whole else _edges(everything, bins)
-    row = 170 if len(series) == 1 else 96
-    plot = Plot((edges[0], edges[-1]), (0, 1), left=RIGHT, height=TOP + row * len(series) + BOTTOM)
-    plot.axes(x_label, y_ticks=False)
+    row = 190 if len(series) == 1 else 96
+    plot = Plot((edges[0], edges[-1]), (0, 1), left=RIGHT, height=row * len(series) + BOTTOM)
+    plot.axes(x_label, y_ticks=False, whole=whole)
     for place, (name, values) in enumerate(series.items()):
         count = np.histogram(values, edges)[0]
-        bottom = TOP + row * (place + 1)
+        bottom = row * (place + 1)
         plot.line(plot.left, bottom, WIDTH - RIGHT, bottom, "axis")
         for number, low, high in zip(count, edges[:-1], edges[1:], strict=True):
             if number:
                 where = f"{round((low + high) / 2)}" if whole else f"{low:g} to {high:g}"
                 top = bottom - (row - 30) * number / count.max()
-                left, right = plot.x(low) + 0.75, plot.x(high) - 0.75
-                plot.bar(left, bottom, right, top, "s1 fill", f"{name}: {number} of {where}")
+                middle = plot.x((low + high) / 2)
+                half = min(24.0, plot.x(high) - middle - 0.75)
+                plot.bar(middle - half, bottom, middle + half, top, "s1 fill", f"{name}: {number} of {where}")
         mean = float(np.mean(values))
         plot.line(plot.x(mean), bottom - row + 30, plot.x(mean), bottom, "mark")
         plot.text(plot.left, bottom - row + 20, name, "note")
-        said = f"mean {mean:.4g}, {min(values):.4g} to {max(values):.4g}, n = {len(values)}"
+        said = f"mean {mean:.3g}, {min(values):.3g} to {max(values):.3g}, n = {len(values)}"
         plot.text(WIDTH - RIGHT, bottom - row + 20, said, "tick", "end")
     return plot.svg(description)
 
@@ -158,7 +162,7 @@ def ranks(counts: Mapping[str, float], x_label: str, y_label: str, description: 
     """A bar a name, the largest first; of more than `most` names evenly chosen ones."""
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
     chosen = np.linspace(0, len(ordered) - 1, min(len(ordered), most)).round().astype(int)
-    plot = Plot((0, len(ordered)), (0, 1.08 * max(1.0, *counts.values())), height=TOP + 170 + BOTTOM)
+    plot = Plot((0, len(ordered)), (0, 1.08 * max(1.0, *counts.values())), height=TOP + 190 + BOTTOM)
     plot.axes(x_label, y_label, counts=True)
     width = len(ordered) / len(chosen)
     for place, index in enumerate(chosen):

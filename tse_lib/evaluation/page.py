@@ -44,13 +44,18 @@ def player(what: str, sound: str) -> str:
 
 
 def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
+    return f"<h3>{escape(title)}</h3>{scroll_table(title, head, rows, style)}"
+
+
+def scroll_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
+    """Without a heading; on a narrow screen it scrolls by itself."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in rows
     )
     return (
-        f'<h3>{escape(title)}</h3><div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
         f'<table class="{style}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
