@@ -101,6 +101,8 @@ def test_librispeech_traps_are_told_together(tmp_path, capsys):
     write(top / "train-clean-100" / "60" / "208" / "60-208-0001.flac", 8000)
     write(top / "train-clean-100" / "60" / "208" / "60-208-0007.flac", 16000)
     (top / "dev-clean" / "84" / "208" / "84-208-0000.flac").unlink()
+    (top / "test-clean" / "61" / "5").mkdir()
+    (top / "test-clean" / "61" / "5" / "61-5.trans.txt").write_text("61-5-0000 SOME WORDS\n")
     parts = ["train-clean-100", "dev-clean", "test-clean", "dev-other"]
     told = faults_of(librispeech.prepare, tmp_path, tmp_path / "data", parts=parts)
     for fault in (
@@ -112,10 +114,11 @@ def test_librispeech_traps_are_told_together(tmp_path, capsys):
         "60-208-0001.flac: 8000 Hz, this corpus has 16000 Hz",
         "60-208-0007.flac: 60-208.trans.txt does not have it",
         "84-208-0000.flac: missing; 84-208.trans.txt has it",
+        "61-5-0000.flac: missing; 61-5.trans.txt has it",
         f"{top}/dev-other: no such folder; tse download librispeech --parts dev-other fetches it",
     ):
         assert fault in told
-    assert told.startswith("9 files cannot be used")
+    assert told.startswith("10 files cannot be used")
     assert not (tmp_path / "data").exists()
     librispeech.prepare(tmp_path, tmp_path / "data", parts=parts, skip_bad=True, nj=1)
     assert ids(tmp_path / "data" / "train") == ["14-208-0000", "14-208-0001", "60-208-0000", "60-208-0007"]

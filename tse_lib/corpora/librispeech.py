@@ -122,7 +122,7 @@ def _list_part(folder: Path, readers: dict[str, str]) -> tuple[list[Recording], 
         ]
     recordings: list[Recording] = []
     faults = []
-    names: dict[Path, set[str]] = {}  # what each chapter has
+    names: dict[Path, set[str]] = {path.parent: set() for path in folder.glob("*/*/*.trans.txt")}  # by chapter
     for path in audio_files(folder, (".flac",)):
         match = re.fullmatch(r"(\d+)/(\d+)/(\1-\2-\d+)\.flac", path.relative_to(folder).as_posix())
         if not match:
@@ -135,7 +135,7 @@ def _list_part(folder: Path, readers: dict[str, str]) -> tuple[list[Recording], 
             recordings.append(Recording(path, name.removeprefix(f"{reader}-"), reader, split, readers[reader]))
     for chapter_folder, there in names.items():
         faults += _compare_transcript(chapter_folder, there)
-    found = {chapter_folder.parent.name for chapter_folder in names}
+    found = {chapter_folder.parent.name for chapter_folder in names if names[chapter_folder]}
     return recordings, faults + compare_speakers(folder.parent / "SPEAKERS.TXT", readers, found)
 
 

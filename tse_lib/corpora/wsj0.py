@@ -78,7 +78,7 @@ def prepare(
     paths, faults = _list(root)
     genders, more = read_genders(root)
     faults += more
-    paths, more = _unpack(paths, converted, root, nj)
+    paths, more = _unpack(paths, converted, nj)
     faults += more
     split_of = _split({name[:3]: subset for (subset, name) in paths}, dev_share, seed)
     unknown = sorted(set(split_of) - set(genders))
@@ -176,7 +176,7 @@ def sphere_coding(path: Path) -> str:
     return match[1].decode("latin-1").strip() if match else "pcm"
 
 
-def _unpack(paths: Files, converted: Path | None, root: Path, nj: int) -> tuple[Files, list[str]]:
+def _unpack(paths: Files, converted: Path | None, nj: int) -> tuple[Files, list[str]]:
     """The files that can be read as they are, and unpacked copies of the others below `converted`; faults."""
     faults = []
     packed: Files = {}
