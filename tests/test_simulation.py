@@ -14,8 +14,8 @@ from tse_lib import audio
 from tse_lib.config import Simulation, build
 from tse_lib.data.dataset import load_source, load_waveforms
 from tse_lib.dsp.level import active_samples
-from tse_lib.manifest import Mixture, Source, Utterance, read_mixtures, write_data_dir, write_mixtures
-from tse_lib.simulation.render import PEAK, Waveforms, render
+from tse_lib.manifest import Mask, Mixture, Response, Source, Utterance, read_mixtures, write_data_dir, write_mixtures
+from tse_lib.simulation.render import EQ_HZ, PEAK, Waveforms, render, render_batch
 from tse_lib.simulation.sample import Corpus, check_disjoint, read_corpus, sample, target_is_present
 
 RATE = 8000
@@ -173,6 +173,146 @@ def test_an_absent_targets_audio_is_zeros_and_its_interferers_keep_their_level()
     active = active_samples(out.images[0], RATE)
     assert not out.target.any()
     assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(5, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------- signal: rooms and the target
+
+
+def rir_of(response):
+    return Response("room.wav", 0, len(response), "room-1")
+
+
+def in_room(mixture, response, **changes):
+    talkers = tuple(dataclasses.replace(talker, rir=rir_of(response)) for talker in mixture.talkers)
+    return dataclasses.replace(mixture, talkers=talkers, **changes)
+
+
+def test_a_delayed_response_delays():
+    delay = torch.zeros(300, dtype=torch.float64)
+    delay[120] = 1.0
+    dry, wet = rendered(mixture_of((1.0,))), rendered(mixture_of((1.0,)), [delay, delay])
+    shifted = wet.images[0][120:]
+    gain = (shifted @ dry.images[0][:-120]) / (dry.images[0][:-120] @ dry.images[0][:-120])
+    torch.testing.assert_close(shifted, gain * dry.images[0][:-120], rtol=0, atol=1e-9)
+
+
+def test_what_was_said_before_is_heard_in_the_room():
+    """A crop that begins before the mixture sounds as the middle of the whole, reverberation running."""
+    wave, response = voices("a-0", seconds=2.0)[0], room(4)
+    mixture = mixture_of(())
+    early = dataclasses.replace(mixture.talkers[0], offset=-3000)
+    out = render(dataclasses.replace(mixture, talkers=(early,)), waveforms([wave], voices("a-9"), None, [response]))
+    whole = torch.from_numpy(np.convolve(wave.numpy(), response.numpy()))[3000 : 3000 + RATE]
+    gain = (out.images[0] @ whole) / (whole @ whole)
+    torch.testing.assert_close(out.images[0], gain * whole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0, 400, -700])
+def test_a_dry_target_is_the_direct_sound_and_an_early_one_ends_after_its_time(offset):
+    wave, response = voices("a-0")[0], room(5, direct=8)
+    images = {}
+    for kind in ("dry", "early", "reverberant"):
+        mixture = in_room(mixture_of(()), response, target=kind, early_s=0.02)
+        talker = dataclasses.replace(mixture.talkers[0], offset=offset)
+        mixture = dataclasses.replace(mixture, talkers=(talker,))
+        out = render(mixture, waveforms([wave], voices("a-9"), None, [response]))
+        images[kind] = out.target
+        assert torch.equal(out.target, out.images[0]) == (kind == "reverberant")
+    direct = torch.zeros(RATE, dtype=torch.float64)
+    begin = offset + 8
+    part = wave[max(0, -begin) :][: RATE - max(0, begin)]
+    direct[max(0, begin) : max(0, begin) + len(part)] = part
+    gain = (images["dry"] @ direct) / (direct @ direct)
+    torch.testing.assert_close(images["dry"], gain * direct, rtol=0, atol=1e-9)
+    cut = response.clone()
+    cut[8 + round(0.02 * RATE) :] = 0
+    full = torch.from_numpy(np.convolve(wave.numpy(), cut.numpy()))
+    wanted = torch.zeros(RATE, dtype=torch.float64)
+    piece = full[max(0, -offset) :][: RATE - max(0, offset)]
+    wanted[max(0, offset) : max(0, offset) + len(piece)] = piece
+    gain = (images["early"] @ wanted) / (wanted @ wanted)
+    torch.testing.assert_close(images["early"], gain * wanted, rtol=0, atol=1e-9)
+
+
+def test_speech_that_begins_inside_fades_in():
+    wave = torch.ones(RATE // 2, dtype=torch.float64)
+    talker = Source("", 0, RATE // 2, offset=1000, fade_s=0.05)
+    mixture = dataclasses.replace(mixture_of(()), talkers=(talker,))
+    image = render(mixture, waveforms([wave], voices("a-9"))).images[0]
+    image = image / image.max()
+    assert not image[:1000].any() and image[1000] < 0.01 and image[1200] == pytest.approx(0.5, abs=0.02)
+    assert (
+        image[1400] == pytest.approx(1) and image[1000 + RATE // 2 - 1] < 0.01 and not image[1000 + RATE // 2 :].any()
+    )
+
+
+# ----------------------------------------------------------------------------------- signal: enrolments and the channel
+
+
+def test_a_noisy_enrolment_has_its_snr_and_the_mixture_is_as_before():
+    mixture = mixture_of((2.0,))
+    noisy = dataclasses.replace(mixture.enrolls[0], noise=Source("", 0, RATE, level_db=4.0))
+    hiss = torch.randn(RATE, dtype=torch.float64, generator=torch.manual_seed(3))
+    waves = voices("a-0", "b-0")
+    clean = render(mixture, waveforms(waves, voices("a-9")))
+    out = render(
+        dataclasses.replace(mixture, enrolls=(noisy,)),
+        Waveforms(waves, voices("a-9"), None, [None, None], [None], [hiss]),
+    )
+    assert torch.equal(out.mixture, clean.mixture)
+    speech, noise = voices("a-9")[0], hiss
+    weights = torch.linalg.lstsq(torch.stack([speech, noise], 1), out.enrolls[0][:, None]).solution[:, 0]
+    active = active_samples(speech, RATE)
+    snr = level_db(speech * weights[0], active) - level_db(noise * weights[1], active)
+    assert snr == pytest.approx(4.0, abs=0.01)
+
+
+def test_a_reverberant_and_equalised_enrolment():
+    mixture, response = mixture_of(()), room(6)
+    enroll = dataclasses.replace(mixture.enrolls[0], rir=rir_of(response), eq_db=(6.0,) * 6)
+    waves = Waveforms(voices("a-0"), voices("a-9"), None, [None], [response], [None])
+    out = render(dataclasses.replace(mixture, enrolls=(enroll,)), waves).enrolls[0]
+    wanted = torch.from_numpy(np.convolve(voices("a-9")[0].numpy(), response.numpy()))[:RATE]
+    gain = (out @ wanted) / (wanted @ wanted)  # the same gain at all frequencies changes the level alone, which is set
+    torch.testing.assert_close(out, gain * wanted, rtol=0, atol=1e-8)
+
+
+def test_a_band_limit_leaves_the_parts_adding_up():
+    out = rendered(dataclasses.replace(mixture_of((2.0,), 5.0), band_limit_hz=1500.0))
+    torch.testing.assert_close(out.mixture, torch.stack([*out.images, out.noise]).sum(0), rtol=0, atol=1e-10)
+    for part in (out.mixture, out.target, out.noise):
+        spectrum = torch.fft.rfft(part * torch.hann_window(RATE, dtype=part.dtype)).abs().square()
+        assert float(spectrum[1700:].sum() / spectrum.sum()) < 1e-6
+
+
+def test_clipping_and_masks_change_the_mixture_alone():
+    plain = rendered(mixture_of((2.0,), 5.0))
+    masks = (Mask("time", 0.2, 0.4), Mask("freq", 500.0, 700.0))
+    for changes in ({"clip_db": 6.0}, {"masks": masks}):
+        out = rendered(dataclasses.replace(mixture_of((2.0,), 5.0), **changes))
+        assert not torch.equal(out.mixture, plain.mixture)
+        assert torch.equal(out.target, plain.target) and torch.equal(out.noise, plain.noise)
+        assert all(torch.equal(*pair) for pair in zip(out.images, plain.images, strict=True))
+    clipped = rendered(dataclasses.replace(mixture_of((2.0,), 5.0), clip_db=6.0)).mixture
+    most = float(plain.mixture.abs().max()) * 10 ** (-6 / 20)
+    assert float(clipped.abs().max()) == pytest.approx(most)
+    torch.testing.assert_close(clipped, plain.mixture.clamp(-most, most), rtol=0, atol=0)
+
+
+def test_a_batch_is_rendered_as_its_mixtures_alone(corpus):
+    mixtures = draw(
+        corpus, 12, rir_probability=0.6, noise_probability=0.7, target="early", speed=[0.9, 1.1], overlap_ratio=[0, 1],
+        target_presence=[0.5, 1], enroll_noise_probability=0.5, enroll_rir_probability=0.5, band_limit_probability=0.3,
+        band_limit_hz=2000, clip_probability=0.3, num_time_masks=[0, 2], time_mask_s=[0, 0.1],
+    )  # fmt: skip
+    waves = [load_waveforms(mixture) for mixture in mixtures]
+    for together, mixture, wave in zip(render_batch(mixtures, waves), mixtures, waves, strict=True):
+        alone = render(mixture, wave)
+        pairs = [(together.mixture, alone.mixture), (together.target, alone.target)]
+        pairs += [*zip(together.images, alone.images, strict=True), *zip(together.enrolls, alone.enrolls, strict=True)]
+        assert (together.noise is None) == (alone.noise is None)
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
 
 
 # ------------------------------------------------------------------------------------------------ signal: from files
@@ -384,6 +524,124 @@ def test_a_short_utterance_is_taken_whole_and_begins_anywhere_inside():
             offsets.append(source.offset)
         assert all(source.offset == 0 for source in mixture.enrolls)
     assert min(offsets) < 200 and max(offsets) > 1400
+
+
+# ------------------------------------------------------------------------------------------- text: who, when, where
+
+
+def stretch(source):
+    return source.offset, source.offset + round(source.num_samples / source.speed)
+
+
+def test_a_target_that_is_there_for_a_part_of_the_time():
+    begins = []
+    for mixture in draw(corpus_of(), 60, **dry(target_presence=[0.25, 0.5], num_talkers=2)):
+        (begin, end), (other_begin, other_end) = map(stretch, mixture.talkers)
+        assert 0.25 * 3200 - 1 <= end - begin <= 0.5 * 3200 + 1 and 0 <= begin and end <= 3200
+        assert mixture.talkers[0].fade_s == 0.05 and mixture.talkers[1].fade_s == 0
+        assert (other_begin, other_end) == (0, 3200)
+        begins.append(begin)
+    assert min(begins) < 400 and max(begins) > 1600
+
+
+@pytest.mark.parametrize("presence", [1.0, 0.5])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.75])
+def test_an_interferer_covers_the_share_of_the_targets_stretch_that_was_asked(ratio, presence):
+    sides = set()
+    for mixture in draw(corpus_of(), 40, **dry(overlap_ratio=ratio, num_talkers=2, target_presence=presence)):
+        (begin, end), (other_begin, other_end) = map(stretch, mixture.talkers)
+        covered = max(0, min(end, other_end) - max(begin, other_begin))
+        assert covered == pytest.approx(ratio * (end - begin), abs=2)
+        assert other_begin == 0 or other_end == 3200 or ratio == 0
+        sides.add(other_begin < begin)
+    assert sides == {True, False} or presence == 1.0
+
+
+def rooms_corpus(**sets):
+    base = corpus_of()
+    rirs = {
+        name: [
+            Utterance(f"{name}-{n}", f"{name}-{n}.wav", RATE, 400, group=f"{name}-room{n // 3}") for n in range(count)
+        ]
+        for name, count in sets.items()
+    }
+    return Corpus(base.speech, (), rirs)
+
+
+def test_the_source_of_a_room_is_drawn_by_weight():
+    corpus = rooms_corpus(real=3, simulated=30)
+    mixtures = draw(corpus, 200, **dry(rir_probability=1, rir_sources={"real": 3, "simulated": 1}))
+    names = [talker.rir.utt_id.split("-")[0] for mixture in mixtures for talker in mixture.talkers]
+    assert names.count("real") / len(names) == pytest.approx(0.75, abs=0.06)
+    with pytest.raises(ValueError, match="rir_sources: no set 'slr26' of room responses was given; there are: real"):
+        draw(corpus, 1, **dry(rir_probability=1, rir_sources={"slr26": 1}))
+
+
+def test_talkers_of_one_room_have_responses_of_their_own():
+    for mixture in draw(rooms_corpus(a=12), 40, **dry(rir_probability=1, same_room=True, num_talkers=3)):
+        assert len({talker.rir.room for talker in mixture.talkers}) == 1
+        assert len({talker.rir.utt_id for talker in mixture.talkers}) == 3
+    rooms = [
+        {talker.rir.room for talker in mixture.talkers}
+        for mixture in draw(rooms_corpus(a=12), 40, **dry(rir_probability=1, num_talkers=3))
+    ]
+    assert max(map(len, rooms)) == 3
+
+
+def test_a_room_is_entered_with_what_was_said_before():
+    for mixture in draw(rooms_corpus(a=3), 40, **dry(rir_probability=1, speed=[0.9, 1.1])):
+        for talker in mixture.talkers:
+            lead = -talker.offset
+            assert 0 <= lead <= 400 and talker.start >= 100
+            assert talker.num_samples == pytest.approx((3200 + lead) * talker.speed, abs=2)
+            assert lead == 400 or talker.start <= 102  # as much as the room lets hear, or all there is
+
+
+def test_an_enrolment_is_degraded_as_often_as_asked():
+    corpus = dataclasses.replace(
+        rooms_corpus(a=6), noise=[Utterance("hum-1", "hum.wav", RATE, 8 * RATE, group="kitchen")]
+    )
+    knobs = {"enroll_noise_probability": 0.3, "enroll_rir_probability": 0.5, "enroll_eq_probability": 0.8}
+    mixtures = draw(corpus, 300, **dry(**knobs, enroll_snr_db=[3, 4], enroll_eq_db=[-2, 2]))
+    enrolls = [mixture.enrolls[0] for mixture in mixtures]
+    assert np.mean([enroll.noise is not None for enroll in enrolls]) == pytest.approx(0.3, abs=0.08)
+    assert np.mean([enroll.rir is not None for enroll in enrolls]) == pytest.approx(0.5, abs=0.08)
+    assert np.mean([enroll.eq_db != () for enroll in enrolls]) == pytest.approx(0.8, abs=0.07)
+    assert all(
+        3 <= enroll.noise.level_db <= 4 and enroll.noise.group == "kitchen" for enroll in enrolls if enroll.noise
+    )
+    assert all(
+        len(enroll.eq_db) == len(EQ_HZ) and max(map(abs, enroll.eq_db)) <= 2 for enroll in enrolls if enroll.eq_db
+    )
+    assert not any(talker.rir for mixture in mixtures for talker in mixture.talkers)
+
+
+def test_speed_of_what_is_mixed_alone_and_now_and_then():
+    mixtures = draw(corpus_of(), 200, **dry(speed=[0.8, 0.9], speed_enroll=False, speed_probability=0.25))
+    speeds = [talker.speed for mixture in mixtures for talker in mixture.talkers]
+    assert {enroll.speed for mixture in mixtures for enroll in mixture.enrolls} == {1.0}
+    assert np.mean([speed != 1.0 for speed in speeds]) == pytest.approx(0.25, abs=0.07)
+
+
+def test_the_channel_is_drawn_as_often_as_asked():
+    knobs = {"clip_probability": 0.3, "band_limit_probability": 0.5, "band_limit_hz": [1000, 2000], "clip_db": [2, 3]}
+    mixtures = draw(corpus_of(), 300, **dry(**knobs, num_freq_masks=[0, 2], freq_mask_hz=[100, 300]))
+    limits = [mixture.band_limit_hz for mixture in mixtures if mixture.band_limit_hz]
+    clips = [mixture.clip_db for mixture in mixtures if mixture.clip_db]
+    assert len(limits) / 300 == pytest.approx(0.5, abs=0.08) and len(clips) / 300 == pytest.approx(0.3, abs=0.08)
+    assert 1000 <= min(limits) and max(limits) <= 2000 and 2 <= min(clips) and max(clips) <= 3
+    assert {len(mixture.masks) for mixture in mixtures} == {0, 1, 2}
+    widths = [mask.end - mask.begin for mixture in mixtures for mask in mixture.masks]
+    assert 99 < min(widths) and max(widths) < 301
+
+
+def test_another_attempt_is_another_mixture_with_the_target_present_as_before(corpus):
+    for number in range(30):
+        first, second, again = (
+            sample(corpus, conf_of(), RATE, 0, "train", f"m{number}", attempt) for attempt in (0, 1, 1)
+        )
+        assert second == again and second.mix_id == first.mix_id and second.talkers != first.talkers
+        assert second.target_present == first.target_present
 
 
 # ------------------------------------------------------------------------------------------------ errors

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tse_lib.corpora import CORPORA
-from tse_lib.manifest import read_data_dir
+from tse_lib.manifest import read_tables
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def summary(folders: list[Path]) -> str:
     width = max(len(str(folder)) for folder in folders)
     lines = [f"{'set':<{width}}  speakers  utterances   hours"]
     for folder in folders:
-        utterances = read_data_dir(folder)
+        utterances = read_tables(folder)
         speakers = len({utt.spk_id for utt in utterances if utt.spk_id})
         hours = sum(utt.seconds for utt in utterances) / 3600
         lines.append(f"{folder!s:<{width}}  {speakers or '-':>8}  {len(utterances):>10}  {hours:>6.2f}")

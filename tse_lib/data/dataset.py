@@ -50,7 +50,10 @@ def read_source(source: Source) -> tuple[np.ndarray, int]:
     """A crop as it lies in its file: (T,) and the file's rate."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the prepare stage has told of stereo files already
-        return audio.read(source.path, start=source.start, num_samples=source.num_samples)
+        try:
+            return audio.read(source.path, start=source.start, num_samples=source.num_samples)
+        except ValueError as error:
+            raise ValueError(f"{source.utt_id}: {error}") from None
 
 
 def load_source(source: Source, sample_rate: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 soxr's high-quality filter is read off its answer to an impulse, once. A sample between two input samples is then the
 sum of input samples weighted by that filter, as in a polyphase resampler, with as many phases as are asked for.
-Against soxr: below -60 dB of the signal, white noise included (tests/test_resample.py).
+Against soxr: below -55 dB of the signal, white noise included (tests/test_resample.py).
 """
 
 import functools
