@@ -22,7 +22,7 @@ from tse_lib.data.dataset import DrawnMixtures, load_rir, load_waveforms
 from tse_lib.dsp.level import active_samples, rms
 from tse_lib.evaluation.inspection import (
     GENERATOR,
-    Asked,
+    Measured,
     Part,
     Shown,
     as_json,
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
             write_audio(folder, part)
         (folder / "index.html").write_text(inspection_page(Path(args.conf).stem, parts, origin), encoding="utf-8")
         if args.json:
-            text = json.dumps({"conf": str(args.conf), "seed": conf.seed, "parts": as_json(parts)}, indent=1)
+            text = json.dumps({"conf": str(args.conf), "seed": conf.seed, "parts": as_json(parts)})
             (folder / "inspection.json").write_text(text + "\n", encoding="utf-8")
     print(as_text(parts))
     print(args.out / "index.html")
@@ -188,11 +188,11 @@ def shown_of(mixture: Mixture) -> Shown:
             for kind, source in sources.items()
             if source.rir
         },
-        asked=measured(mixture, rendered),
+        measured=measure(mixture, rendered),
     )
 
 
-def measured(mixture: Mixture, rendered: Rendered) -> Asked:
+def measure(mixture: Mixture, rendered: Rendered) -> Measured:
     images = [image.double() for image in rendered.images]
     whole, rate = rendered.mixture.double(), mixture.sample_rate
     active = active_samples(images[0], rate)
@@ -204,7 +204,7 @@ def measured(mixture: Mixture, rendered: Rendered) -> Asked:
         both = active & torch.stack(others).any(0) if others else torch.zeros_like(active)
         overlap = float(both.sum() / active.sum().clamp_min(1))
     noise = None if rendered.noise is None else rendered.noise.double()
-    return Asked(
+    return Measured(
         sir_db=[
             (source.level_db, ratio_db(images[0], image, active, rate))
             for source, image in zip(mixture.talkers[1:], images[1:], strict=True)

@@ -25,11 +25,11 @@ Draw = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the conf asks for a mixture, and what was found in its audio: dB where nothing else is said.
+class Measured:
+    """What was asked for a mixture, and what was found in its audio.
 
     Attributes:
-        sir_db, snr_db, level_dbfs: (asked, found).
+        sir_db, snr_db, level_dbfs: (asked, found); an SIR for every talker but the first.
         limited: the band was limited after the levels were set.
         cut: the mixture was clipped or masked after its level was set.
         peak: of the mixture.
@@ -61,7 +61,7 @@ class Shown:
     signals: Mapping[str, np.ndarray]
     speech: Mapping[str, list[tuple[float, float]]]
     rt60_s: Mapping[str, float | None]
-    asked: Asked
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -238,24 +238,24 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def measured_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: of what was asked for, the largest deviation in the audio of each part, and of how many values."""
-    columns = [deviations([shown.asked for shown in part.shown]) for part in parts]
+    """Heads and rows: how far the audio of each part is from what was asked for, and of how many values that is."""
+    columns = [deviations([shown.measured for shown in part.shown]) for part in parts]
     rows = []
     for title in columns[0]:
         row = [title]
         for column in columns:
             worst = max((there - wanted for wanted, there in column[title]), key=abs, default=0.0)
-            row.append(f"{signed(worst, 2)} dB of {len(column[title])}" if column[title] else "-")
+            row.append(f"{signed(worst, 2)} dB (n = {len(column[title])})" if column[title] else "-")
         if any(cell != "-" for cell in row[1:]):
             rows.append(row)
-    peaks = [max(shown.asked.peak for shown in part.shown) for part in parts]
-    cut = [float(np.mean([shown.asked.clipped for shown in part.shown])) for part in parts]
+    peaks = [max(shown.measured.peak for shown in part.shown) for part in parts]
+    cut = [float(np.mean([shown.measured.clipped for shown in part.shown])) for part in parts]
     rows.append(["highest peak of a mixture", *(f"{peak:.3f}" for peak in peaks)])
     rows.append(["samples cut by clipping", *(f"{100 * share:.2g} %" for share in cut)])
     return ["largest deviation", *(part.name for part in parts)], rows
 
 
-def deviations(found: Sequence[Asked]) -> dict[str, list[tuple[float, float]]]:
+def deviations(found: Sequence[Measured]) -> dict[str, list[tuple[float, float]]]:
     """(asked, found) by what can be told of them: what comes after the levels were set moves them."""
     whole, held = [one for one in found if not one.cut], "level, held back so that nothing is above full scale"
     return {
@@ -273,7 +273,7 @@ def signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0: never -0.00
 
 
-def at_peak(found: Asked) -> bool:
+def at_peak(found: Measured) -> bool:
     """Whether the level that was asked for would have gone beyond full scale."""
     wanted, there = found.level_dbfs
     return there < wanted - 0.01
@@ -293,7 +293,7 @@ def inspection_page(title: str, parts: Sequence[Part], origin: Sequence[str]) ->
     facts = "".join(f"<li>{escape(fact)}</li>" for fact in origin)
     foot = f'<footer id="origin"><h2>Where this comes from</h2><ul>{facts}</ul></footer>'
     body = [head, drawn_section(parts), measured_section(parts), *map(mixtures_section, parts), foot]
-    return page(f"{title} - inspection", "\n".join(body), STYLE).replace("<title>", f"{GENERATOR}\n<title>", 1)
+    return page(f"{title} - inspection", "\n".join(body), f"{GENERATOR}\n<style>{STYLE}</style>\n")
 
 
 def drawn_section(parts: Sequence[Part]) -> str:
@@ -387,7 +387,7 @@ def article(part: Part, shown: Shown) -> str:
         panels.append(panel(names[kind], mixture.mix_id, image, signal * own_gain, rate, sound))
     style = "example" if mixture.target_present else "example absent"
     return (
-        f'<article class="{style}"><h3>{escape(mixture.mix_id)}</h3><p class="chips">{"".join(chips(part, shown))}</p>'
+        f'<article class="{style}"><h3>{escape(mixture.mix_id)}</h3><p class="chips">{"".join(chips(shown))}</p>'
         f"{time_line(part, shown)}"
         f'<div class="panels">{"".join(panels)}</div><div class="panels">{"".join(players)}</div>'
         f"{details(part, shown)}</article>"
@@ -406,6 +406,12 @@ def name_of(kind: str, mixture: Mixture) -> str:
     return f"{word}{'' if alone or not number else f' {number}'}{':' if speaker else ''}{speaker}"
 
 
+def place_of(kind: str) -> tuple[int, str]:
+    """The order of a mixture's signals in lists."""
+    order = ("mixture", "target", "image", "interferer", "noise", "enroll")
+    return order.index(kind.rstrip("0123456789")), kind
+
+
 def source_of(kind: str, mixture: Mixture) -> Source | None:
     """The crop that a signal is of; None for the mixture."""
     kinds = {"target": mixture.talkers[0] if mixture.target_present else None, "noise": mixture.noise}
@@ -414,8 +420,8 @@ def source_of(kind: str, mixture: Mixture) -> Source | None:
     return kinds.get(kind)
 
 
-def chips(part: Part, shown: Shown) -> list[str]:
-    mixture, found = shown.mixture, shown.asked
+def chips(shown: Shown) -> list[str]:
+    mixture, found = shown.mixture, shown.measured
     warn = "" if mixture.target_present else '<span class="chip warn">target absent</span>'
     count = len(mixture.talkers)
     texts = [f"{count} talker{'s' if count > 1 else ''}"]
@@ -451,9 +457,7 @@ def time_line(part: Part, shown: Shown) -> str:
             f'<span class="who bad">Target: {escape(mixture.target_spk)}</span><span class="nobody">does not speak here'
             "</span>"
         )
-    for kind in sorted(
-        shown.speech, key=lambda kind: ("target", "interferer", "enroll").index(kind.rstrip("0123456789"))
-    ):
+    for kind in sorted(shown.speech, key=place_of):
         source = source_of(kind, mixture)
         assert source is not None
         alone = kind.startswith("enroll")
@@ -487,28 +491,24 @@ DETAILS = [
 
 def details(part: Part, shown: Shown) -> str:
     """Everything drawn, a row a crop."""
-    mixture = shown.mixture
-    sirs, rows = list(shown.asked.sir_db), []
-    if not mixture.target_present:
-        sirs.insert(0, (0.0, 0.0))
-    for kind, signal in shown.signals.items():
-        source = source_of(kind, mixture)
+    mixture, found, rows = shown.mixture, shown.measured, []
+    for kind in sorted(shown.signals, key=place_of):
+        source, signal = source_of(kind, mixture), shown.signals[kind]
         if source is None:
             continue
         rate = part.rates[source.path]
-        level = ("", "")
-        if kind.startswith("interferer"):
-            wanted, there = sirs.pop(0)
-            reference = source is mixture.talkers[0]
-            level = ("reference", "") if reference else (f"SIR {wanted:.2f} dB", f"{there:.2f} dB")
-        elif kind == "noise" and shown.asked.snr_db:
-            level = (f"SNR {shown.asked.snr_db[0]:.2f} dB", f"{shown.asked.snr_db[1]:.2f} dB")
-        elif kind == "target":
+        begin, end = stretch(source, mixture, part.rates) if source in mixture.talkers else (0, len(signal))
+        if source is mixture.talkers[0]:
             level = ("reference", "")
-        elif kind.startswith("enroll"):
+        elif source in mixture.talkers:
+            wanted, there = found.sir_db[mixture.talkers.index(source) - 1]
+            level = (f"SIR {wanted:.2f} dB", f"{there:.2f} dB")
+        elif found.snr_db and kind == "noise":
+            level = (f"SNR {found.snr_db[0]:.2f} dB", f"{found.snr_db[1]:.2f} dB")
+        else:
             level = (f"{mixture.level_dbfs:.2f} dBFS", f"{rms_db(signal):.2f} dBFS")
-        begin, end = (0, len(signal)) if kind.startswith("enroll") else stretch(source, mixture, part.rates)
         rt60 = shown.rt60_s.get(kind)
+        repeated = kind == "noise" and stretch(source, mixture, part.rates)[1] < mixture.num_samples - 1
         rows.append([
             name_of(kind, mixture).partition(":")[0],
             source.spk_id + (f" ({source.gender})" if source.gender else ""),
@@ -517,7 +517,7 @@ def details(part: Part, shown: Shown) -> str:
             f"{source.speed:.3f}" if source.speed != 1 else "1",
             room_of(source, part) if source.spk_id else "",
             f"{rt60:.2f}" if rt60 is not None else "",
-            more_of(source),
+            "repeated" if repeated else more_of(source),
             f"{source.start / rate:.2f} to {(source.start + source.num_samples) / rate:.2f}",
             source.utt_id,
             source.path,
@@ -565,7 +565,7 @@ def as_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
             "asked": part.simulation.model_dump(mode="json"),
             "draws": list(part.draws),
             "shown": [
-                {"mix_id": shown.mixture.mix_id, "measured": asdict(shown.asked), "rt60_s": dict(shown.rt60_s)}
+                {"mix_id": shown.mixture.mix_id, "measured": asdict(shown.measured), "rt60_s": dict(shown.rt60_s)}
                 for shown in part.shown
             ],
         }
@@ -576,7 +576,7 @@ def as_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
 STYLE = """
 .example h3 { margin: 0; font-size: 15px; overflow-wrap: anywhere; }
 .example h3 + .chips { margin-bottom: 12px; }
-.absent { border-left: 5px solid var(--bad); }
+.example.absent { border-left: 5px solid var(--bad); }
 .panels + .panels { margin-top: 14px; }
 .plain .wave { border-radius: 8px; }
 .scale { display: flex; align-items: center; gap: 8px; margin: 0 0 16px; color: var(--soft); font-size: 13px; }

@@ -67,8 +67,8 @@ def _cell(text: str) -> str:
     return f'{escape(value)} <span class="limits">[{escape(limits)}</span>'
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """The whole page; `style` is what this page adds to the common style sheet."""
+def page(title: str, body: str, head: str = "") -> str:
+    """The whole page; `head` is what this page adds to its own head."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -76,8 +76,8 @@ def page(title: str, body: str, style: str = "") -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{STYLE}{style}</style>
+{head}<title>{escape(title)}</title>
+<style>{STYLE}</style>
 </head>
 <body>
 <main>
