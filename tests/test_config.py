@@ -1,6 +1,7 @@
 """Configuration is strict: what a user gets wrong is named, with the way out."""
 
 import copy
+import json
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from tse_lib.config import (
     Config,
     build,
     check_params,
+    curriculum_scalars,
     load_config,
     load_sets,
     override,
@@ -233,6 +235,65 @@ def test_ramps_go_linearly_from_where_the_stretch_begins():
 def test_curriculum_errors_are_found_before_training(stretches, told):
     with pytest.raises(ValueError, match=told):
         with_curriculum(*stretches)
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+
+def test_a_value_may_be_a_schedule_over_steps():
+    conf = conf_with(
+        snr_db={0: [20, 30], 100: [0, 10]},
+        target_absent={10: 0, 20: 0.5},
+        num_talkers={0: 2, 10: [2, 4]},
+        target={0: "dry", 50: "reverberant"},
+    )
+    at = {step: simulation_at(conf, step) for step in (0, 5, 15, 50, 100, 10**6)}
+    assert [at[step].snr_db for step in (0, 50, 100, 10**6)] == [(20, 30), (10, 20), (0, 10), (0, 10)]
+    assert [at[step].target_absent for step in (0, 5, 15, 50)] == [0, 0, 0.25, 0.5]
+    assert [at[step].num_talkers for step in (0, 5, 15)] == [(2, 2), (2, 3), (2, 4)]
+    assert [at[step].target for step in (15, 50)] == ["dry", "reverberant"]
+    assert conf.simulation == at[0]
+
+
+def test_a_stored_schedule_builds_the_same_again():
+    conf = conf_with(snr_db={0: [20, 30], 100: [0, 10]}, enroll_noise_probability={5: 0, 9: 1})
+    again = build(Config, json.loads(json.dumps(conf.model_dump(mode="json"))), "again")
+    assert again == conf and simulation_at(again, 7).enroll_noise_probability == 0.5
+
+
+def test_a_stretch_of_the_curriculum_overrides_a_schedule():
+    wanted = tiny.values()
+    wanted["simulation"]["snr_db"] = {0: 20, 100: 0}
+    wanted["curriculum"] = [{"until_step": 50, "simulation": {"snr_db": 40}}]
+    conf = build(Config, wanted, "conf")
+    assert simulation_at(conf, 20).snr_db == (40, 40) and simulation_at(conf, 50).snr_db == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("simulation", "told"),
+    [
+        ({"snr_db": {0: 20, 100: "loud"}}, "snr_db: between two numbers or two ranges, not from 20 to 'loud'"),
+        ({"target_absent": {0: 0, 100: 2}}, "target_absent: .*less than or equal to 1"),
+        ({"snr": {0: 1, 5: 2}}, r"unknown key 'simulation\.snr'; did you mean 'snr_db'"),
+        ({"target_presence": 0}, "target_presence must be above 0"),
+        ({"overlap_ratio": [0, 1.5]}, "overlap_ratio: a share, at most 1"),
+        ({"rir_sources": {"real": 0}}, "rir_sources: weights of at least 0, not all 0"),
+        ({"render_on": {0: "worker", 5: "device"}}, "render_on is the same for the whole training"),
+    ],
+)
+def test_schedule_and_knob_errors_are_found_before_training(simulation, told):
+    with pytest.raises(ValueError, match=told):
+        conf_with(**simulation)
+
+
+def test_the_log_shows_what_changes():
+    wanted = tiny.values()
+    wanted["simulation"]["snr_db"] = {0: [20, 30], 100: [0, 10]}
+    wanted["curriculum"] = [{"until_step": 50, "simulation": {"target_absent": {"ramp": [0, 0.5]}, "num_talkers": 2}}]
+    conf = build(Config, wanted, "conf")
+    shown = curriculum_scalars(conf, 25)
+    assert shown == {"num_talkers": 2, "snr_db_low": 15, "snr_db_high": 25, "target_absent": 0.25}
+    assert curriculum_scalars(conf_with(), 25) == {}
 
 
 # ------------------------------------------------------------------------------------------------ options, sets

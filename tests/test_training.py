@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -153,6 +154,41 @@ def test_other_data_on_the_same_exp_is_refused(corpus, corpus_dir, tmp_path):
     del old["data"]  # as checkpoints were before: they go on
     checkpoint.save(tmp_path / "exp" / "last.pt", old)
     run(conf, fewer, corpus_dir, tmp_path / "exp")
+
+
+def test_the_curriculum_is_in_the_board(corpus, corpus_dir, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install -e .[train])")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ramp = [{"until_step": 4, "simulation": {"snr_db": {"ramp": [[20, 30], [4, 10]]}}}]
+    run(conf_with(curriculum=ramp, simulation={"target_absent": {0: 0.0, 8: 0.4}}), corpus, corpus_dir, tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    values = [event.value for event in board.Scalars("curriculum/snr_db_low")]
+    assert values[:4] == [20, 16, 12, 8] and set(values[4:]) == {5}
+    assert [event.value for event in board.Scalars("curriculum/target_absent")] == pytest.approx(np.arange(8) * 0.05)
+
+
+@pytest.fixture
+def damaged(corpus_dir, tmp_path):
+    """The corpus with one file that is not there any more."""
+    corpus = read_corpus(corpus_dir / "train", corpus_dir / "noise", corpus_dir / "rir")
+    speech = [dataclasses.replace(utt, path="gone.wav") if utt.utt_id == "a-0" else utt for utt in corpus.speech]
+    return dataclasses.replace(corpus, speech=speech)
+
+
+def test_a_bad_file_ends_the_training_with_its_name(damaged, corpus_dir, tmp_path):
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match="gone.wav: no such audio file; train.bad_files: skip goes on without"):
+            run(conf_with({"num_workers": workers}), damaged, corpus_dir, tmp_path / str(workers))
+
+
+def test_or_is_skipped_named_once_and_counted(damaged, corpus_dir, tmp_path, capsys):
+    state = run(conf_with({"bad_files": "skip", "num_workers": 1}), damaged, corpus_dir, tmp_path)
+    assert state.step == 8
+    assert capsys.readouterr().err.count("skipped: a-0: gone.wav: no such audio file") == 1
+    counts = [line["bad_files"] for line in lines_of(tmp_path / "log" / "train.jsonl")]
+    assert sum(counts) > 1 and max(counts) < 4
 
 
 def test_patience_stops(corpus, corpus_dir, tmp_path):

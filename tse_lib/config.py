@@ -204,10 +204,12 @@ class Config(Section):
         """Move schedules out of `simulation` and leave their values at step 0 there."""
         if not isinstance(values, dict) or not isinstance(values.get("simulation"), dict):
             return values
-        schedule = dict(values.get("schedule") or {})
-        for name, value in values["simulation"].items():
-            if isinstance(value, dict) and value and all(_is_step(key) for key in value):
-                schedule[name] = {int(step): value[step] for step in value}
+        schedule = {
+            name: {int(step): value[step] for step in value}
+            for section in (values.get("schedule") or {}, values["simulation"])
+            for name, value in section.items()
+            if isinstance(value, dict) and value and all(_is_step(key) for key in value)
+        }
         first = {name: value_at(name, knots, 0) for name, knots in schedule.items()}
         return {**values, "schedule": schedule, "simulation": {**values["simulation"], **first}}
 

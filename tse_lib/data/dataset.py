@@ -52,8 +52,8 @@ def read_source(source: Source) -> tuple[np.ndarray, int]:
         warnings.simplefilter("ignore")  # the prepare stage has told of stereo files already
         try:
             return audio.read(source.path, start=source.start, num_samples=source.num_samples)
-        except ValueError as error:
-            raise ValueError(f"{source.utt_id}: {error}") from None
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"{source.utt_id}: {error}") from None
 
 
 def load_source(source: Source, sample_rate: int) -> Tensor:
