@@ -442,7 +442,7 @@ def test_wsj0_converted_before(tmp_path):
             for number in (1, 2):
                 extension = ".wav" if number == 1 else ".flac"
                 write(tmp_path / "wsj0" / Path(folder).name / speaker / f"{speaker}c020{number}{extension}", 16000)
-    write_sphere(tmp_path / "wsj0" / "si_et_05" / "440" / "440c0201.wv1", shorten=True)  # the .wav of it is taken
+    write_sphere(tmp_path / "a_disc" / "si_et_05" / "440" / "440c0201.wv1", shorten=True)  # the .wav of it is taken
     wsj0.prepare(tmp_path, tmp_path / "data", nj=1)
     assert len(ids(tmp_path / "data" / "test")) == 4
 

@@ -232,9 +232,9 @@ def test_addresses_that_cannot_be_fetched(tmp_path, urls, message):
 def test_a_redirection_to_another_kind_of_address_is_not_followed(server, tmp_path):
     secret = tmp_path / "secret.zip"
     secret.write_bytes(zip_of(FILES))
-    for target in (f"file://{secret}", "ftp://127.0.0.1/c.zip"):
+    for target, reason in ((f"file://{secret}", "not allowed"), ("ftp://127.0.0.1/c.zip", "unknown url type: ftp")):
         server.redirect = target
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=reason):
             fetch([Archive(server.url("c.zip"))], tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 

@@ -411,7 +411,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
             if member.isdir():
                 continue
             try:  # of a link: the file of the archive that it leads to
-                stream = archive.extractfile(member) if not member.isdev() else None
+                stream = archive.extractfile(member)
             except (KeyError, RecursionError):
                 raise ValueError(f"{path}: {member.name!r} is a link that leads out of the archive") from None
             if stream is None:
