@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def part_of(
     name: str, simulation: Simulation, corpus: Corpus, draws: Sequence[Mixture], mixtures: Sequence[Mixture]
 ) -> Part:
     """Render and measure `mixtures`, and take the numbers of `draws`."""
-    rates = {utt.path: utt.sample_rate for utt in (*corpus.speech, *corpus.noise)}
+    rates = {utt.path: utt.sample_rate for utt in chain(corpus.speech, corpus.noise)}
     rir_sets = {(rir.path, rir.start): name for name, rirs in corpus.rirs.items() for rir in rirs}
     numbers = [numbers_of(mixture, rates, rir_sets) for mixture in draws]
     shown = [shown_of(mixture) for mixture in tqdm(mixtures, f"{name}: render", leave=False)]

@@ -213,8 +213,8 @@ def drawn_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
     for name in rir_sets if len(rir_sets) > 1 else []:
         row = [f"rooms of {name}"]
         for part in parts:
-            rooms = [room for draw in part.draws for room in (*draw["rooms"], *draw["enroll_rooms"]) if room]
-            weights = part.simulation.rir_sources
+            weights, given = part.simulation.rir_sources, name in part.rir_sets.values()
+            rooms = [room for draw in part.draws for room in (*draw["rooms"], *draw["enroll_rooms"]) if room and given]
             wanted = f"{100 * weights.get(name, 0) / sum(weights.values()):.3g} %" if weights else ""
             row += [wanted, f"{100 * rooms.count(name) / len(rooms):.1f} %"] if rooms else ["", "-"]
         rows.append(row)
@@ -300,10 +300,10 @@ def drawn_section(parts: Sequence[Part]) -> str:
     heads, rows = drawn_table(parts)
     counts = ", ".join(f"{len(part.draws)} of {part.name}" for part in parts)
     figures = []
-    for key, (title, unit, _, _) in QUANTITIES.items():
+    for key, (title, unit, _, digits) in QUANTITIES.items():
         series = {part.name: values_of(part.draws, key) for part in parts}
         series = {name: values for name, values in series.items() if values}
-        if len({value for values in series.values() for value in values}) > 1:
+        if np.ptp([value for values in series.values() for value in values] or [0]) >= 10**-digits:
             named = title[0].upper() + title[1:]
             svg = charts.histograms(series, unit or title, f"Histogram: {named} of {', '.join(series)}")
             figures.append(figure(named, svg, NOTES.get(key, "")))
@@ -432,7 +432,7 @@ def chips(shown: Shown) -> list[str]:
     if found.overlap is not None:
         texts.append(f"{100 * found.overlap:.0f} % of the target's speech overlapped")
     in_rooms = sum(source.rir is not None for source in mixture.talkers)
-    more = [f"{in_rooms} in a room" if in_rooms else "dry"]
+    more = [f"{in_rooms} of {count} in a room" if in_rooms else "dry"]
     if mixture.target_present and mixture.target != "reverberant" and mixture.talkers[0].rir:
         until = f" until {1000 * mixture.early_s:g} ms" if mixture.target == "early" else ""
         more.append(f"{mixture.target} target{until}")
