@@ -280,6 +280,8 @@ def test_a_reverberant_and_equalised_enrolment():
 def test_a_band_limit_leaves_the_parts_adding_up():
     out = rendered(dataclasses.replace(mixture_of((2.0,), 5.0), band_limit_hz=1500.0))
     torch.testing.assert_close(out.mixture, torch.stack([*out.images, out.noise]).sum(0), rtol=0, atol=1e-10)
+    active = active_samples(out.images[0], RATE)
+    assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(2.0, abs=0.01)
     for part in (out.mixture, out.target, out.noise):
         spectrum = torch.fft.rfft(part * torch.hann_window(RATE, dtype=part.dtype)).abs().square()
         assert float(spectrum[1700:].sum() / spectrum.sum()) < 1e-6

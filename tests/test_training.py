@@ -179,14 +179,14 @@ def damaged(corpus_dir, tmp_path):
 
 def test_a_bad_file_ends_the_training_with_its_name(damaged, corpus_dir, tmp_path):
     for workers in (0, 1):
-        with pytest.raises(ValueError, match="gone.wav: no such audio file; train.bad_files: skip goes on without"):
+        with pytest.raises(ValueError, match=r"gone.wav: no such audio file \(utterance a-0\); train.bad_files: skip goes on without"):
             run(conf_with({"num_workers": workers}), damaged, corpus_dir, tmp_path / str(workers))
 
 
 def test_or_is_skipped_named_once_and_counted(damaged, corpus_dir, tmp_path, capsys):
     state = run(conf_with({"bad_files": "skip", "num_workers": 1}), damaged, corpus_dir, tmp_path)
     assert state.step == 8
-    assert capsys.readouterr().err.count("skipped: a-0: gone.wav: no such audio file") == 1
+    assert capsys.readouterr().err.count("skipped: gone.wav: no such audio file (utterance a-0)") == 1
     counts = [line["bad_files"] for line in lines_of(tmp_path / "log" / "train.jsonl")]
     assert sum(counts) > 1 and max(counts) < 4
 

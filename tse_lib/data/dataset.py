@@ -53,7 +53,7 @@ def read_source(source: Source) -> tuple[np.ndarray, int]:
         try:
             return audio.read(source.path, start=source.start, num_samples=source.num_samples)
         except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"{source.utt_id}: {error}") from None
+            raise type(error)(f"{error} (utterance {source.utt_id})") from None
 
 
 def load_source(source: Source, sample_rate: int) -> Tensor:

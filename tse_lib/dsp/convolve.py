@@ -14,8 +14,9 @@ def convolve(x: Tensor, response: Tensor, num_samples: int, first: int = 0) -> T
     full = x.shape[-1] + response.shape[-1] - 1
     needed = max(x.shape[-1], response.shape[-1], min(full, first + num_samples), full - first)
     n_fft = scipy.fft.next_fast_len(needed, real=True)
-    pad = torch.nn.functional.pad
-    both = torch.stack([pad(x, (0, n_fft - x.shape[-1])), pad(response, (0, n_fft - response.shape[-1]))])
+    both = x.new_zeros(2, *torch.broadcast_shapes(x.shape[:-1], response.shape[:-1]), n_fft)
+    both[0, ..., : x.shape[-1]] = x
+    both[1, ..., : response.shape[-1]] = response
     spectra = torch.fft.rfft(both)  # of one row alone MKL takes three times as long
     y = torch.fft.irfft(spectra[0] * spectra[1], n_fft)[..., first : min(full, first + num_samples)]
-    return pad(y, (0, num_samples - y.shape[-1]))
+    return torch.nn.functional.pad(y, (0, num_samples - y.shape[-1]))

@@ -59,6 +59,11 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
     total, sample_rate = mixtures[0].num_samples, mixtures[0].sample_rate
     assert all((mixture.num_samples, mixture.sample_rate) == (total, sample_rate) for mixture in mixtures)
     images, targets = _images(mixtures, waveforms, total, sample_rate)  # (B, S, T), (B, T)
+    noises = _noises(mixtures, waveforms, total, images)  # (B, T)
+    for row, mixture in enumerate(mixtures):
+        if 0 < mixture.band_limit_hz < sample_rate / 2:  # of every part, so that they still add up
+            for part in (images[row], targets[row], *([] if noises is None else [noises[row]])):
+                part.copy_(low_pass(part, mixture.band_limit_hz, sample_rate))
 
     # gains from the wanted ratios, over the frames where the target (the first talker) is active
     energies = frame_energies(images, sample_rate)  # (B, S, L)
@@ -71,16 +76,11 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
     gains[:, 0] = 1.0
     images *= gains[..., None]
     mixed = images.sum(1)  # (B, T)
-    noises = _noises(mixtures, waveforms, total, images)  # (B, T)
     if noises is not None:
         snr_db = images.new_tensor([mixture.noise.level_db if mixture.noise else 0.0 for mixture in mixtures])
         speech = mean_over(frame_energies(mixed, sample_rate), active)
         noises *= _gains(frame_energies(noises, sample_rate), active, speech, snr_db)[:, None]
         mixed += noises
-    for row, mixture in enumerate(mixtures):
-        if 0 < mixture.band_limit_hz < sample_rate / 2:
-            for part in (images[row], targets[row], mixed[row], *([] if noises is None else [noises[row]])):
-                part.copy_(low_pass(part, mixture.band_limit_hz, sample_rate))
 
     # the level of the whole
     wanted = gain(images.new_tensor([mixture.level_dbfs for mixture in mixtures])) / rms(mixed).clamp_min(1e-8)

@@ -137,7 +137,7 @@ def sample(
     draw = partial(rng, seed, split, mix_id, *(("attempt", attempt) if attempt else ()))
     num_samples = round(conf.segment_s * sample_rate)
     present = target_is_present(conf, seed, split, mix_id)
-    count = int(draw("num_talkers").integers(conf.num_talkers[0], conf.num_talkers[1] + 1))
+    count = _count(draw, conf.num_talkers, "num_talkers")
     wanted = count if present else count + 1  # an absent target is one more speaker, who only enrols
     if wanted > len(corpus.speakers):
         raise ValueError(f"num_talkers: {wanted} different speakers needed, the set has {len(corpus.speakers)}")
@@ -169,18 +169,18 @@ def sample(
             dataclasses.replace(
                 crop,
                 gender=corpus.genders.get(utt.spk_id, ""),
-                level_db=_uniform(draw("sir_db", place), conf.sir_db) if place else 0.0,
+                level_db=_uniform(draw, conf.sir_db, "sir_db", place) if place else 0.0,
                 rir=_response(rir),
             )
         )
 
     own = corpus.by_speaker[first.spk_id]
     spare = [int(number) for number in own if not present or int(number) != first_number]
-    num_enrolls = int(draw("num_enrolls").integers(conf.num_enrolls[0], conf.num_enrolls[1] + 1))
+    num_enrolls = _count(draw, conf.num_enrolls, "num_enrolls")
     order = draw("enroll").permutation(len(spare))[:num_enrolls]
     enrolls = []
     for place, index in enumerate(order):
-        length = round(_uniform(draw("enroll_s", place), conf.enroll_s) * sample_rate)
+        length = round(_uniform(draw, conf.enroll_s, "enroll_s", place) * sample_rate)
         utt = corpus.speech[spare[int(index)]]
         crop = _crop(draw("enroll_crop", place), utt, (0, length), sample_rate, enroll_speed, conf.min_activity)
         crop = dataclasses.replace(crop, offset=0, gender=corpus.genders.get(first.spk_id, ""))
@@ -194,7 +194,7 @@ def sample(
         talkers=tuple(talkers),
         enrolls=tuple(enrolls),
         noise=_noise(draw, corpus, conf, num_samples, sample_rate),
-        level_dbfs=_uniform(draw("level_dbfs"), conf.level_dbfs),
+        level_dbfs=_uniform(draw, conf.level_dbfs, "level_dbfs"),
         target=conf.target,
         early_s=conf.early_s if conf.target == "early" else 0.0,
         band_limit_hz=_sometimes(draw, "band_limit", conf.band_limit_probability, conf.band_limit_hz),
@@ -217,7 +217,7 @@ def corpus_of_set(data: Path, conf: MixtureSet) -> Corpus:
 
 def target_is_present(conf: Simulation, seed: int, split: str, mix_id: str) -> bool:
     """The draw of presence alone: cheap, so that a loss's denominator is known before anything is rendered."""
-    return bool(rng(seed, split, mix_id, "target_absent").random() >= conf.target_absent)
+    return not _happens(partial(rng, seed, split, mix_id), conf.target_absent, "target_absent")
 
 
 def check_disjoint(data: str | Path, names: Sequence[str]) -> None:
@@ -229,21 +229,31 @@ def check_disjoint(data: str | Path, names: Sequence[str]) -> None:
                 raise ValueError(f"{data}: '{item}' is in {owner[item]} and in {name}; sets must be disjoint")
 
 
-def _uniform(generator: np.random.Generator, limits: tuple[float, float]) -> float:
-    return float(generator.uniform(*limits))
+def _uniform(draw: partial, limits: tuple[float, float], *names: str | int) -> float:
+    """Between the limits; one number is not drawn."""
+    return limits[0] if limits[0] == limits[1] else float(draw(*names).uniform(*limits))
+
+
+def _count(draw: partial, limits: tuple[int, int], *names: str | int) -> int:
+    """Of the limits and what lies between; one number is not drawn."""
+    return limits[0] if limits[0] == limits[1] else int(draw(*names).integers(limits[0], limits[1] + 1))
+
+
+def _happens(draw: partial, probability: float, *names: str | int) -> bool:
+    """True with this probability; what is certain is not drawn."""
+    if probability in (0, 1):
+        return probability == 1
+    return bool(draw(*names).random() < probability)
 
 
 def _sometimes(draw: partial, knob: str, probability: float, limits: tuple[float, float]) -> float:
     """A value with this probability, else 0."""
-    if probability == 0 or draw(f"{knob}_present").random() >= probability:
-        return 0.0
-    return _uniform(draw(knob), limits)
+    return _uniform(draw, limits, knob) if _happens(draw, probability, f"{knob}_present") else 0.0
 
 
 def _speed(draw: partial, place: int, conf: Simulation) -> float:
-    if conf.speed_probability < 1 and draw("speed_present", place).random() >= conf.speed_probability:
-        return 1.0
-    return _uniform(draw("speed", place), conf.speed)
+    perturbed = _happens(draw, conf.speed_probability, "speed_present", place)
+    return _uniform(draw, conf.speed, "speed", place) if perturbed else 1.0
 
 
 def _stretches(draw: partial, count: int, num_samples: int, present: bool, conf: Simulation) -> list[tuple[int, int]]:
@@ -254,12 +264,12 @@ def _stretches(draw: partial, count: int, num_samples: int, present: bool, conf:
     """
     begin, end = 0, num_samples
     if present and conf.target_presence != (1.0, 1.0):
-        length = max(1, round(_uniform(draw("target_presence"), conf.target_presence) * num_samples))
+        length = max(1, round(_uniform(draw, conf.target_presence, "target_presence") * num_samples))
         begin = int(draw("target_begin").integers(0, num_samples - length + 1))
         end = begin + length
     stretches = [(begin, end)]
     for place in range(1, count):
-        share = _uniform(draw("overlap_ratio", place), conf.overlap_ratio)
+        share = _uniform(draw, conf.overlap_ratio, "overlap_ratio", place)
         covered = round(share * (end - begin))
         before, after = (0, begin + covered), (end - covered, num_samples)
         if share == 1.0:
@@ -353,22 +363,20 @@ def _rirs(draw: partial, count: int, corpus: Corpus, conf: Simulation) -> list[U
             number = free[int(generator.integers(len(free)))]
             rir = corpus.all_rirs[number]
         else:
-            rir, number = _any_rir(draw("rir_source", place), generator, corpus, conf)
+            rir, number = _any_rir(partial(draw, "rir_source", place), generator, corpus, conf)
         taken.append(number)
         found.append(rir)
     return found
 
 
-def _any_rir(
-    of_source: np.random.Generator, generator: np.random.Generator, corpus: Corpus, conf: Simulation
-) -> tuple[Utterance, int]:
+def _any_rir(draw: partial, generator: np.random.Generator, corpus: Corpus, conf: Simulation) -> tuple[Utterance, int]:
     """A response and its number in `all_rirs`: of a set by its weight, or of all alike."""
     if not conf.rir_sources:
         number = int(generator.integers(len(corpus.all_rirs)))
         return corpus.all_rirs[number], number
     names = list(conf.rir_sources)
     weights = np.array([conf.rir_sources[name] for name in names])
-    name = names[int(of_source.choice(len(names), p=weights / weights.sum()))]
+    name = names[int(draw().choice(len(names), p=weights / weights.sum()))]
     before = sum(len(corpus.rirs[other]) for other in list(corpus.rirs)[: list(corpus.rirs).index(name)])
     number = int(generator.integers(len(corpus.rirs[name])))
     return corpus.rirs[name][number], before + number
@@ -393,15 +401,15 @@ def _degraded(draw: partial, place: int, crop: Source, seconds: float, corpus: C
         _refuse_lack_of_rirs("enroll_rir_probability", corpus, conf)
         generator = draw("enroll_rir", place)
         if generator.random() < conf.enroll_rir_probability:
-            rir, _ = _any_rir(draw("enroll_rir_source", place), generator, corpus, conf)
+            rir, _ = _any_rir(partial(draw, "enroll_rir_source", place), generator, corpus, conf)
             crop = dataclasses.replace(crop, rir=_response(rir))
     if conf.enroll_noise_probability:
         _refuse_lack_of_noise("enroll_noise_probability", corpus)
-        if draw("enroll_noise_present", place).random() < conf.enroll_noise_probability:
-            snr_db = _uniform(draw("enroll_snr_db", place), conf.enroll_snr_db)
+        if _happens(draw, conf.enroll_noise_probability, "enroll_noise_present", place):
+            snr_db = _uniform(draw, conf.enroll_snr_db, "enroll_snr_db", place)
             noise = _noise_clip(draw("enroll_noise", place), corpus, seconds, snr_db)
             crop = dataclasses.replace(crop, noise=noise)
-    if conf.enroll_eq_probability and draw("enroll_eq_present", place).random() < conf.enroll_eq_probability:
+    if _happens(draw, conf.enroll_eq_probability, "enroll_eq_present", place):
         gains = draw("enroll_eq_db", place).uniform(*conf.enroll_eq_db, EQ_BANDS)
         crop = dataclasses.replace(crop, eq_db=tuple(round(float(gain), 3) for gain in gains))
     return crop
@@ -411,9 +419,9 @@ def _noise(draw: partial, corpus: Corpus, conf: Simulation, num_samples: int, sa
     if conf.noise_probability == 0:
         return None
     _refuse_lack_of_noise("noise_probability", corpus)
-    if draw("noise_present").random() >= conf.noise_probability:
+    if not _happens(draw, conf.noise_probability, "noise_present"):
         return None
-    snr_db = _uniform(draw("snr_db"), conf.snr_db)
+    snr_db = _uniform(draw, conf.snr_db, "snr_db")
     return _noise_clip(draw("noise"), corpus, num_samples / sample_rate, snr_db)
 
 
@@ -437,11 +445,9 @@ def _masks(draw: partial, conf: Simulation, seconds: float, sample_rate: int) ->
         ("time", conf.num_time_masks, conf.time_mask_s, seconds),
         ("freq", conf.num_freq_masks, conf.freq_mask_hz, sample_rate / 2),
     ):
-        if counts == (0, 0):
-            continue
-        for place in range(int(draw(f"num_{axis}_masks").integers(counts[0], counts[1] + 1))):
+        for place in range(_count(draw, counts, f"num_{axis}_masks")):
             generator = draw(f"{axis}_mask", place)
-            width = min(_uniform(generator, widths), total)
+            width = min(float(generator.uniform(*widths)), total)
             begin = float(generator.uniform(0, total - width))
             masks.append(Mask(axis, round(begin, 6), round(begin + width, 6)))
     return tuple(masks)
