@@ -48,7 +48,11 @@ from tse_lib.simulation.render import render
 from tse_lib.simulation.sample import read_corpus
 
 UTTERANCE_S, ROOM_S = 8.0, 2.0
-CASES = {"48 kHz, 6 s": (48000, 6.0), "16 kHz, 4 s": (16000, 4.0)}
+CASES = {  # sample rate, segment in s, RT60 in s
+    "48 kHz, 6 s, RT60 0.5 s": (48000, 6.0, 0.5),
+    "48 kHz, 6 s, RT60 1.5 s": (48000, 6.0, 1.5),
+    "16 kHz, 4 s, RT60 0.5 s": (16000, 4.0, 0.5),
+}
 
 
 def main() -> None:
@@ -59,8 +63,8 @@ def main() -> None:
     set_up_worker(0)  # both sides keep the memory that they freed
     draws = 30 if args.quick else args.draws
     with tempfile.TemporaryDirectory() as folder:
-        for case, (sample_rate, segment_s) in CASES.items():
-            data, store = make_corpus(Path(folder) / str(sample_rate), sample_rate)
+        for number, (case, (sample_rate, segment_s, rt60_s)) in enumerate(CASES.items()):
+            data, store = make_corpus(Path(folder) / str(number), sample_rate, rt60_s)
             drawn = DrawnMixtures(
                 read_corpus(data / "train", data / "noise", data / "rir"), conf_of(sample_rate, segment_s, draws)
             )
@@ -84,7 +88,7 @@ def conf_of(sample_rate: int, segment_s: float, draws: int) -> Config:
     return build(Config, values, "bench")
 
 
-def make_corpus(data: Path, sample_rate: int) -> tuple[Path, h5py.File]:
+def make_corpus(data: Path, sample_rate: int, rt60_s: float) -> tuple[Path, h5py.File]:
     """10 talkers of 4 utterances, 8 noises of 20 s, 40 rooms: as 16-bit wav and as HDF5."""
     store = h5py.File(data.with_suffix(".h5"), "w")
     counts = {"train": 40, "noise": 8, "rir": 40}
@@ -99,7 +103,7 @@ def make_corpus(data: Path, sample_rate: int) -> tuple[Path, h5py.File]:
             if name == "train":
                 wave *= np.clip(np.sin(2 * np.pi * 2 * time_s + generator.uniform(0, 6)), 0.01, 1)
             if name == "rir":
-                wave *= np.exp(-time_s * 6.9 / 0.5)
+                wave *= 10 ** (-3 * time_s / rt60_s)
                 wave[sample_rate // 100] = 3 * np.abs(wave).max()
             wave = np.round(wave / np.abs(wave).max() * 0.9 * 32767).astype(np.int16)
             path = data / name / f"{number:03d}.wav"
@@ -174,7 +178,7 @@ def against_baseline(case: str, drawn: DrawnMixtures, store: h5py.File, draws: i
                 worst = max(worst, null_db(item["target"].double().numpy(), theirs))
     return {
         "bench": "mixing",
-        "case": f"{case}, 3 talkers in rooms of 2 s, enrolment, noise",
+        "case": f"{case}, 3 talkers, responses of 2 s, enrolment, noise",
         "baseline": "HDF5, scipy.signal.resample, fftconvolve",
         "baseline_s": round(seconds["baseline"] / draws, 5),
         "ours_s": round(seconds["ours"] / draws, 5),

@@ -18,6 +18,7 @@ from tse_lib.simulation.render import Rendered, Waveforms, render, render_batch
 from tse_lib.simulation.sample import Corpus, sample, target_is_present
 
 ATTEMPTS = 10  # draws for one item before giving up, where files cannot be read
+RIR_RANGE_DB = 90.0  # what 16 bits hold
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -71,11 +72,15 @@ def load_rir(rir: Response, sample_rate: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _load_rir(path: str, start: int, num_samples: int, sample_rate: int) -> Tensor:
-    """The response from just before its direct sound on (first channel), so that images stay aligned with the dry."""
+    """The response (first channel) from just before its direct sound on, so that images stay aligned with the dry, to
+    where 90 dB less than all of it are left.
+    """
     channels, rate = audio.read(path, start=start, num_samples=num_samples, mono=False)
     response = audio.resample(channels[0], rate, sample_rate)
     direct = int(np.abs(response).argmax())
-    return torch.from_numpy(response[max(0, direct - round(0.001 * sample_rate)) :].copy())
+    response = response[max(0, direct - round(0.001 * sample_rate)) :]
+    left = np.cumsum(np.square(response[::-1], dtype=np.float64))[::-1]
+    return torch.from_numpy(response[: np.count_nonzero(left > left[0] * 10 ** (RIR_RANGE_DB / -10))].copy())
 
 
 def load_waveforms(mixture: Mixture) -> Waveforms:

@@ -121,14 +121,19 @@ def _images(
                 dry[row, place] = wave
     if in_room:
         rirs = {key: _unit_energy(_some(waveforms[key[0]].rirs[key[1]])) for key in in_room}
-        # what was said before the mixture begins stands at the left of every row; the convolution leaves it out
-        leads = [max(0, -mixtures[row].talkers[place].offset) for row, place in in_room]
-        aligned = [pad(dry[key], (max(leads) - lead, 0)) for key, lead in zip(in_room, leads, strict=True)]
+        # as much as can still be heard of what was said before stands at the left of every row
+        lead = max(len(rir) for rir in rirs.values()) - 1
+        lead = min(lead, max(max(0, -mixtures[row].talkers[place].offset) for row, place in in_room))
+        aligned = []
+        for row, place in in_room:
+            missing = lead + min(0, mixtures[row].talkers[place].offset)
+            wave = dry[row, place]
+            aligned.append(wave[-missing:] if missing < 0 else pad(wave, (missing, 0)))
         wet = convolve(
             pad_sequence(aligned, batch_first=True),
             pad_sequence([rirs[key] for key in in_room], batch_first=True),
             total,
-            first=max(leads),
+            first=lead,
         )
         for wave, (row, place) in zip(wet, in_room, strict=True):
             _place(wave, max(0, mixtures[row].talkers[place].offset), images[row, place])
