@@ -28,7 +28,7 @@ def cost(conf):
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate).eval()
     wave = torch.zeros(1, 1, conf.sample_rate // 2)
     per_s = 2 * count_macs(model, lambda: model(wave, model.encode(wave))) / 1e9
-    return per_s * conf.simulation.segment_s * conf.train.batch_size * conf.train.accumulate
+    return per_s * conf.simulation.segment_s[1] * conf.train.batch_size * conf.train.accumulate
 
 
 def test_there_are_confs():

@@ -223,6 +223,14 @@ def test_the_curriculum_acts_at_its_step(corpus_dir):
     assert data.num_present(0) == 4
 
 
+def test_the_mixtures_of_a_step_have_one_length(drawn):
+    data = with_simulation(drawn, segment_s=[0.3, 0.5])
+    lengths = [data.mixture(index).num_samples for index in range(16)]
+    assert lengths[0::2] == lengths[1::2] and len(set(lengths)) == 8
+    again = with_simulation(drawn, segment_s=[0.3, 0.5])
+    assert [again.mixture(index).num_samples for index in reversed(range(16))] == lengths[::-1]
+
+
 def test_rendered_mixtures_are_read_back(corpus_dir):
     data = RenderedMixtures(str(corpus_dir / "dev"), tiny.RATE)
     assert len(data) == 4

@@ -618,6 +618,14 @@ def test_an_enrolment_is_degraded_as_often_as_asked():
     assert not any(talker.rir for mixture in mixtures for talker in mixture.talkers)
 
 
+def test_the_length_may_be_drawn(corpus):
+    mixtures = draw(corpus, 40, segment_s=[0.3, 0.6], num_talkers=2)
+    lengths = {mixture.num_samples for mixture in mixtures}
+    assert 0.3 * RATE <= min(lengths) < 0.35 * RATE and 0.55 * RATE < max(lengths) <= 0.6 * RATE
+    out = render(mixtures[0], load_waveforms(mixtures[0]))
+    assert len(out.mixture) == len(out.target) == mixtures[0].num_samples
+
+
 def test_speed_of_what_is_mixed_alone_and_now_and_then():
     mixtures = draw(corpus_of(), 200, **dry(speed=[0.8, 0.9], speed_enroll=False, speed_probability=0.25))
     speeds = [talker.speed for mixture in mixtures for talker in mixture.talkers]

@@ -19,7 +19,11 @@ class Section(BaseModel):
 
 
 def _as_range(value: Any) -> Any:
-    return (value, value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value, value)
+    raise ValueError("a number or a range [low, high] expected")
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -41,7 +45,7 @@ class Simulation(Section):
     goes linearly from the first to the second and stays there (see `simulation_at`).
     """
 
-    segment_s: float = Field(gt=0)
+    segment_s: Range = Field(description="length of a mixture; all mixtures of a training step have one length")
     # who speaks, and when
     num_talkers: IntRange = Field(description="talkers in a mixture, the target counted when present")
     target_absent: Probability = 0.0
@@ -95,7 +99,7 @@ class Simulation(Section):
         for name, limit in least.items():
             if getattr(self, name)[0] < limit:
                 raise ValueError(f"{name}: at least {limit}")
-        for name in ("enroll_s", "speed", "target_presence", "band_limit_hz"):
+        for name in ("segment_s", "enroll_s", "speed", "target_presence", "band_limit_hz"):
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"{name} must be above 0")
         for name in ("target_presence", "overlap_ratio"):

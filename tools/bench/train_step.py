@@ -64,7 +64,7 @@ def measure(conf: Config, device: torch.device, rounds: int) -> dict[str, object
     on_gpu = device.type == "cuda"
     return {
         "bench": "train_step",
-        "case": f"{conf.model.name} {conf.train.batch_size} x {conf.simulation.segment_s:g} s, {conf.sample_rate} Hz",
+        "case": f"{conf.model.name} {conf.train.batch_size} x {conf.simulation.segment_s[1]:g} s, {conf.sample_rate} Hz",
         "baseline": "float32",
         "baseline_s": round(median["float32"], 4),
         "ours_s": round(median["bfloat16"], 4),

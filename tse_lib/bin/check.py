@@ -74,7 +74,7 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
     return {
         "model": conf.model.name,
         "parameters": f"{sum(p.numel() for p in state.model.parameters()):,}",
-        "batch": f"{size} x {count} of {conf.simulation.segment_s:g} s at {conf.sample_rate} Hz",
+        "batch": f"{size} x {count} of {conf.simulation.segment_s[1]:g} s at {conf.sample_rate} Hz",
         "precision": "bfloat16 autocast" if autocast._enabled else "float32",
         "loss": " ".join(f"{loss:.3f}" for loss in losses),
         "peak memory": memory,
@@ -87,7 +87,7 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
 def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
     """An item of the right shape for a conf without its data; every fifth one has no target."""
     generator = rng(conf.seed, "check", step, place)
-    size = round(conf.simulation.segment_s * conf.sample_rate)
+    size = round(conf.simulation.segment_s[1] * conf.sample_rate)
     enroll_size = round(conf.simulation.enroll_s[1] * conf.sample_rate)
     waves = torch.from_numpy(generator.standard_normal((2, size))).float() * 0.1
     present = conf.simulation.target_absent == 0 or place % 5 != 4

@@ -14,6 +14,7 @@ from tse_lib import audio
 from tse_lib.config import Config, Simulation, simulation_at
 from tse_lib.dsp.resample import resample
 from tse_lib.manifest import Mixture, Response, Source, audio_path, read_mixtures
+from tse_lib.rng import rng
 from tse_lib.simulation.render import Rendered, Waveforms, render, render_batch
 from tse_lib.simulation.sample import Corpus, sample, target_is_present
 
@@ -120,8 +121,13 @@ class DrawnMixtures(Dataset):
         return self.conf.train.max_steps * self.items_per_step
 
     def simulation(self, step: int) -> Simulation:
+        """How the mixtures of a step are drawn; they have one length, so that none is padded."""
         if step != self._step:
-            self._step, self._simulation = step, simulation_at(self.conf, step)
+            now = simulation_at(self.conf, step)
+            if now.segment_s[0] < now.segment_s[1]:
+                length = float(rng(self.conf.seed, "train", "segment_s", step).uniform(*now.segment_s))
+                now = now.model_copy(update={"segment_s": (length, length)})
+            self._step, self._simulation = step, now
         return self._simulation
 
     def mixture(self, index: int, attempt: int = 0) -> Mixture:

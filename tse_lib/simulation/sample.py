@@ -135,7 +135,7 @@ def sample(
         ValueError: the corpus lacks what the conf asks for (speakers, noise, rooms).
     """
     draw = partial(rng, seed, split, mix_id, *(("attempt", attempt) if attempt else ()))
-    num_samples = round(conf.segment_s * sample_rate)
+    num_samples = round(_uniform(draw, conf.segment_s, "segment_s") * sample_rate)
     present = target_is_present(conf, seed, split, mix_id)
     count = _count(draw, conf.num_talkers, "num_talkers")
     wanted = count if present else count + 1  # an absent target is one more speaker, who only enrols
