@@ -175,6 +175,13 @@ def test_set_makes_sections_that_are_left_out():
     assert override({"a": 1}, ["inference.chunk_s=4"], "conf") == {"a": 1, "inference": {"chunk_s": 4}}
 
 
+def test_a_mapping_may_take_over_the_keys_of_another():
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc:\n  <<: *a\n"
+    assert parse_yaml(text) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2}}
+    with pytest.raises(ValueError, match="the key 'y' is given twice"):
+        parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 3, y: 4}")
+
+
 # ------------------------------------------------------------------------------------------------ ranges
 
 

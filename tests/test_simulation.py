@@ -11,12 +11,12 @@ import torch
 
 from tests import tiny
 from tse_lib import audio
-from tse_lib.config import Simulation, build
+from tse_lib.config import Sets, Simulation, build
 from tse_lib.data.dataset import load_source, load_waveforms
 from tse_lib.dsp.level import active_samples
 from tse_lib.manifest import Mask, Mixture, Response, Source, Utterance, read_mixtures, write_data_dir, write_mixtures
 from tse_lib.simulation.render import EQ_HZ, PEAK, Waveforms, render, render_batch
-from tse_lib.simulation.sample import Corpus, check_disjoint, read_corpus, sample, target_is_present
+from tse_lib.simulation.sample import Corpus, check_disjoint, read_corpus, sample, sample_set, target_is_present
 
 RATE = 8000
 
@@ -399,6 +399,16 @@ def test_presence_noise_and_rooms_come_as_often_as_asked(corpus):
     assert not any(source.rir for mixture in mixtures for source in mixture.enrolls)
 
 
+def test_a_fixed_set_has_as_many_absent_targets_as_it_says(corpus_dir):
+    one = {"num_mixtures": 30, "speech": "train", "noise": "noise", "simulation": tiny.SIMULATION}
+    sets = {"seed": 3, "sample_rate": RATE, "sets": {"few": {**one, "num_absent": 4}, "none": {**one, "num_absent": 0}}}
+    for name, count in (("few", 4), ("none", 0)):
+        _, mixtures = sample_set(corpus_dir, name, build(Sets, sets, "sets"))
+        assert sum(not mixture.target_present for mixture in mixtures) == count
+    with pytest.raises(ValueError, match="num_absent 31: there are 30 mixtures"):
+        build(Sets, {**sets, "sets": {"few": {**one, "num_absent": 31}}}, "sets")
+
+
 def test_presence_can_be_drawn_alone(corpus):
     conf = conf_of(target_absent=0.5)
     for mixture in draw(corpus, 60, target_absent=0.5):
@@ -544,6 +554,11 @@ def test_a_target_that_is_there_for_a_part_of_the_time():
         assert (other_begin, other_end) == (0, 3200)
         begins.append(begin)
     assert min(begins) < 400 and max(begins) > 1600
+
+
+def test_a_target_that_begins_when_it_is_told():
+    for mixture in draw(corpus_of(), 10, **dry(target_presence=0.5, target_begin_s=0.1, num_talkers=2)):
+        assert stretch(mixture.talkers[0]) == (800, 800 + 1600)
 
 
 @pytest.mark.parametrize("presence", [1.0, 0.5])

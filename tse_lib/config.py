@@ -50,6 +50,7 @@ class Simulation(Section):
     num_talkers: IntRange = Field(description="talkers in a mixture, the target counted when present")
     target_absent: Probability = 0.0
     target_presence: Range = Field((1.0, 1.0), description="share of the segment that the target's stretch takes")
+    target_begin_s: Range | None = Field(None, description="where that stretch begins; none: anywhere")
     overlap_ratio: Range = Field((1.0, 1.0), description="share of the target's stretch that an interferer covers")
     fade_s: float = Field(0.05, ge=0, description="of speech that begins or ends inside the segment")
     min_activity: Probability = Field(0.4, description="least share of a talker's crop that must be speech")
@@ -121,10 +122,17 @@ class Stretch(Section):
 
 class MixtureSet(Section):
     num_mixtures: int = Field(gt=0)
+    num_absent: int | None = Field(None, ge=0, description="exactly so many targets are absent; none: by chance")
     speech: Names = Field(description="data sets (below the data folder) that talkers come from")
     noise: Names = ()
     rirs: Names = ()
     simulation: Simulation
+
+    @model_validator(mode="after")
+    def _absent_of_all(self) -> "MixtureSet":
+        if self.num_absent is not None and self.num_absent > self.num_mixtures:
+            raise ValueError(f"num_absent {self.num_absent}: there are {self.num_mixtures} mixtures")
+        return self
 
 
 class Sets(Section):
@@ -326,11 +334,15 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    merge = "tag:yaml.org,2002:merge"
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
     twice = {key for key in keys if keys.count(key) > 1}
     if twice:
         raise yaml.constructor.ConstructorError(None, None, f"the key '{twice.pop()}' is given twice", node.start_mark)
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+    loader.flatten_mapping(node)  # `<<: *other` stands for the other's keys, which one's own override
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)

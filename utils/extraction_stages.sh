@@ -3,25 +3,32 @@
 #
 #   extraction_stages "<how to run this recipe>"
 #
-# It reads the recipe's options conf and nproc, and these names (sets lie in data/), which a recipe may change before:
+# It reads the recipe's options conf and nproc, and these names (sets lie in data/), which a recipe may change before
+# (one name or several):
 sets=conf/sets.yaml         # the fixed mixtures
 dev=dev                     # the set that chooses the checkpoint
 tests=(test)                # the sets that are scored
 drawn=(dev test)            # what the fixed mixtures are drawn from: speech, noise, rooms
-train_noise='' train_rirs='' # what training draws from beside the set train
+train=(train)               # what training draws from: speech,
+train_noise=() train_rirs=() # noise and rooms
+packed=()                   # sets that are packed first: a large corpus is read faster so
 
 extraction_stages() {
   local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") tables=() parts=() summaries=()
   exp=exp/$(basename "$conf" .yaml)
+  for set in "${packed[@]}"; do
+    stage 1 "pack_$set" --in "data/$set/wav.scp" "data/$set/utt2num_samples" --out "data/$set/packed" -- \
+      tse pack "data/$set" --nj "$nj"
+  done
   for set in "${drawn[@]}"; do tables+=("data/$set/wav.scp" "data/$set/utt2num_samples"); done
   stage 2 simulate --in "$sets" "${tables[@]}" --out "${all[@]/%//mixtures.jsonl}" -- \
     tse simulate --conf "$sets" --data data
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
-  stage 3 train --in "$conf" data/train ${train_noise:+"data/$train_noise"} ${train_rirs:+"data/$train_rirs"} \
+  stage 3 train --in "$conf" "${train[@]/#/data/}" "${train_noise[@]/#/data/}" "${train_rirs[@]/#/data/}" \
     "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \
-    tse train --conf "$conf" --data data ${train_noise:+--noise "$train_noise"} ${train_rirs:+--rirs "$train_rirs"} \
-    --dev "$dev" --exp "$exp" --nproc "$nproc"
+    tse train --conf "$conf" --data data --train "${train[@]}" ${train_noise:+--noise "${train_noise[@]}"} \
+    ${train_rirs:+--rirs "${train_rirs[@]}"} --dev "$dev" --exp "$exp" --nproc "$nproc"
   for set in "${tests[@]}"; do
     stage 5 "infer_$set" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" --log "$exp/$set/log" --nj "$nj" -- \
       tse infer --model "$exp/best.pt" --data "data/$set" --out "$exp/$set/wav" --job JOB/NJ --threads 1

@@ -157,7 +157,7 @@ def sample(
         utts, speeds = utts[1:], speeds[1:]
 
     rirs = _rirs(draw, len(utts), corpus, conf)
-    stretches = _stretches(draw, len(utts), num_samples, present, conf)
+    stretches = _stretches(draw, len(utts), num_samples, sample_rate, present, conf)
     talkers = []
     for place, (utt, speed, rir, stretch) in enumerate(zip(utts, speeds, rirs, stretches, strict=True)):
         crop = _crop(draw("crop", place), utt, stretch, sample_rate, speed, conf.min_activity)
@@ -208,7 +208,17 @@ def sample_set(data: str | Path, name: str, sets: Sets) -> tuple[Corpus, list[Mi
     conf = sets.sets[name]
     corpus = corpus_of_set(Path(data), conf)
     ids = [f"{name}-{number:05d}" for number in range(conf.num_mixtures)]
-    return corpus, [sample(corpus, conf.simulation, sets.sample_rate, sets.seed, name, mix_id) for mix_id in ids]
+    absent: dict[str, float] = {}  # the probability of each
+    if conf.num_absent is not None:  # those that would be absent first if the probability rose
+        order = sorted(ids, key=lambda mix_id: rng(sets.seed, name, mix_id, "target_absent").random())
+        absent = {mix_id: float(place < conf.num_absent) for place, mix_id in enumerate(order)}
+    confs = [
+        conf.simulation.model_copy(update={"target_absent": absent.get(mix_id, conf.simulation.target_absent)})
+        for mix_id in ids
+    ]
+    return corpus, [
+        sample(corpus, one, sets.sample_rate, sets.seed, name, mix_id) for one, mix_id in zip(confs, ids, strict=True)
+    ]
 
 
 def corpus_of_set(data: Path, conf: MixtureSet) -> Corpus:
@@ -256,7 +266,9 @@ def _speed(draw: partial, place: int, conf: Simulation) -> float:
     return _uniform(draw, conf.speed, "speed", place) if perturbed else 1.0
 
 
-def _stretches(draw: partial, count: int, num_samples: int, present: bool, conf: Simulation) -> list[tuple[int, int]]:
+def _stretches(
+    draw: partial, count: int, num_samples: int, sample_rate: int, present: bool, conf: Simulation
+) -> list[tuple[int, int]]:
     """From where to where in the mixture each talker may speak.
 
     The target's stretch takes a share of the segment; each interferer covers a share of that stretch, from one of its
@@ -266,6 +278,9 @@ def _stretches(draw: partial, count: int, num_samples: int, present: bool, conf:
     if present and conf.target_presence != (1.0, 1.0):
         length = max(1, round(_uniform(draw, conf.target_presence, "target_presence") * num_samples))
         begin = int(draw("target_begin").integers(0, num_samples - length + 1))
+        if conf.target_begin_s is not None:
+            begin = round(_uniform(draw, conf.target_begin_s, "target_begin_s") * sample_rate)
+            begin = min(begin, num_samples - length)
         end = begin + length
     stretches = [(begin, end)]
     for place in range(1, count):

@@ -11,7 +11,7 @@ nproc=auto         # training processes: auto takes every GPU, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/extraction_stages.sh
-drawn=(dev test noise_dev noise_test) train_noise=noise_train
+drawn=(dev test noise_dev noise_test) train_noise=(noise_train)
 
 stage 1 prepare_speech --in "${corpus:-corpus}" --out data/train data/dev data/test -- \
   tse prepare folder --root "$corpus" --out data

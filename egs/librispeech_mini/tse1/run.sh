@@ -12,7 +12,7 @@ nproc=auto         # training processes: auto takes every GPU, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/extraction_stages.sh
-drawn=(dev test noise_dev rir_dev rir_test) train_noise=noise_train train_rirs=rir_train
+drawn=(dev test noise_dev rir_dev rir_test) train_noise=(noise_train) train_rirs=(rir_train)
 noise=${noise:-${corpus%/}/../noise}
 rirs=${rirs:-${corpus%/}/../rir}
 

@@ -10,7 +10,7 @@ seed=0             # of the talkers
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/extraction_stages.sh
-drawn=(dev test noise_dev noise_test) train_noise=noise_train
+drawn=(dev test noise_dev noise_test) train_noise=(noise_train)
 
 stage 1 prepare --out data/train data/dev data/test data/noise_train -- \
   tse prepare mini --out data --sample_rate 8000 --seed "$seed"
