@@ -15,12 +15,13 @@ from tse_lib.losses.level import amplitude, energy
 from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.losses.spectral import l1, phase_sensitive
 from tse_lib.models import MODELS, build_model
+from tse_lib.models.discriminators import DISCRIMINATORS, build_discriminator
 
 
 class Adapter(NamedTuple):
     """How a fixture's names and calls become ours."""
 
-    model: str  # of tse_lib.models.MODELS
+    model: str  # of tse_lib.models.MODELS, or of DISCRIMINATORS
     params: Callable[[dict[str, Any]], dict[str, Any]]  # the fixture's `config` -> our options
     rename: Callable[[str], str | None]  # published tensor name -> ours; None: we have no such tensor
     forward: Callable[..., Tensor | dict[str, Tensor]]  # (network, *inputs) -> the output(s) in the fixture's layout
@@ -50,9 +51,29 @@ def extract(model: Any, mixture: Tensor, enroll: Tensor) -> Tensor:
     return model(mixture[:, None], model.encode(enroll[:, None]))[:, 0, 0]
 
 
-ADAPTERS = {  # the longest beginning of a fixture's name decides; None: not built yet
+def discriminator_params(config: dict[str, Any]) -> dict[str, Any]:
+    return {"periods": config["mpd_periods"], "num_scales": config["msd_scales"]}
+
+
+def parametrized(key: str) -> str:
+    """The names of torch's old norms, weight_g and weight_v (or weight_orig, _u, _v), to those of parametrizations."""
+    stem, name = key.rsplit(".", 1)
+    spectral = stem.startswith("msd.discriminators.0.")
+    new = {"weight_g": "original0", "weight_v": "0._v" if spectral else "original1"}
+    new |= {"weight_orig": "original", "weight_u": "0._u"}
+    return f"{stem}.parametrizations.weight.{new[name]}" if name in new else key
+
+
+def verdicts(model: Any, wave: Tensor) -> dict[str, Tensor]:
+    """(1, T) -> every feature map and verdict by its name in the fixture."""
+    found = model(wave[:, None])
+    maps = {f"feat{i}_{j}": map_ for i, maps in enumerate(found) for j, map_ in enumerate(maps)}
+    return maps | {f"out{i}": maps[-1].flatten(1) for i, maps in enumerate(found)}
+
+
+ADAPTERS = {  # the longest beginning of a fixture's name decides
     "hifi_tse": Adapter("hifi_tse", hifi_tse_params, same, extract),
-    "hifi_tse_discriminator": None,
+    "hifi_tse_discriminator": Adapter("mpd_msd", discriminator_params, parametrized, verdicts),
 }
 
 
@@ -77,11 +98,15 @@ def fill(network: nn.Module, keys: dict[str, list[int]], kinds: dict[str, str], 
 
 def test_network(network_fixture):
     adapter = adapter_for(network_fixture.stem)
-    if adapter is None or adapter.model not in MODELS:
+    if adapter is None or adapter.model not in {*MODELS, *DISCRIMINATORS}:
         pytest.skip(f"no model for {network_fixture.stem}")
     spec = json.loads(network_fixture.read_text(encoding="utf-8"))
     torch.set_default_dtype(torch.float64)  # before building: windows and tables made in float32 are 1e-8 off
-    network = build_model(adapter.model, adapter.params(spec["config"]), spec["config"].get("sample_rate", 8000)).eval()
+    params = adapter.params(spec["config"])
+    if adapter.model in MODELS:
+        network = build_model(adapter.model, params, spec["config"].get("sample_rate", 8000)).eval()
+    else:
+        network = build_discriminator(adapter.model, params)
     keys_file = network_fixture.with_name(spec.get("keys_file", f"{network_fixture.stem}.keys.json"))
     fill(network, read_keys(keys_file), spec.get("kinds", {}), adapter.rename)
 
