@@ -242,6 +242,15 @@ def test_esc50_splits_by_folds(tmp_path):
     assert "--categories cat: " in fault(esc50, root, categories=["cat"])
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "corpus"), [(make_esc50, "ESC-50-master", esc50), (make_musan, "musan", musan)]
+)
+def test_the_root_may_be_where_the_archive_was_unpacked(tmp_path, make, name, corpus):
+    make(tmp_path / name)
+    inside, above = (made(corpus.prepare(root, tmp_path / "data", nj=1)) for root in (tmp_path / name, tmp_path))
+    assert {key: ids(utts) for key, utts in inside.items()} == {key: ids(utts) for key, utts in above.items()}
+
+
 def test_what_is_wrong_with_esc50_is_told_at_once(tmp_path):
     root = make_esc50(tmp_path / "ESC-50-master")
     table = root / "meta" / "esc50.csv"

@@ -5,9 +5,11 @@ import torch
 
 from tests import tiny
 from tse_lib.bin.check import check, noise_item
-from tse_lib.data.dataset import collate
+from tse_lib.config import Config, build
+from tse_lib.data.dataset import DrawnMixtures, collate, collate_raw, render_raw
 from tse_lib.models import build_model
 from tse_lib.models.presets import HIFI_TSE_V2
+from tse_lib.simulation.sample import read_corpus
 from tse_lib.training.trainer import autocast_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -26,6 +28,22 @@ def test_hifi_tse_v2_on_cpu_and_gpu():
         model.cuda()
         on_gpu = model(mixture.cuda(), model.encode(enroll.cuda(), lengths)).cpu()
     assert (on_cpu - on_gpu).abs().max() < 1e-4 * on_cpu.abs().max()
+
+
+def test_mixtures_are_rendered_alike_on_cpu_and_gpu(corpus_dir):
+    """Without resampling within -80 dB, with it within -45 dB of the signal."""
+    for speed, limit_db in (([1.0, 1.0], -80), ([0.9, 1.1], -45)):
+        wanted = tiny.values()
+        wanted["simulation"] |= {"render_on": "device", "rir_probability": 0.5, "speed": speed, "clip_probability": 0.2}
+        corpus = read_corpus(corpus_dir / "train", corpus_dir / "noise", corpus_dir / "rir")
+        there = DrawnMixtures(corpus, build(Config, wanted, "conf"))
+        wanted["simulation"]["render_on"] = "worker"
+        here = DrawnMixtures(corpus, build(Config, wanted, "conf"))
+        batch = render_raw(collate_raw([there[index] for index in range(16)]), torch.device("cuda"))
+        reference = collate([here[index] for index in range(16)])
+        for key in ("mixture", "target", "enroll"):
+            error, power = (batch[key].cpu() - reference[key]).square().sum(), reference[key].square().sum()
+            assert 10 * torch.log10(error / power) < limit_db, key
 
 
 def test_a_bf16_step_on_the_gpu_is_finite():

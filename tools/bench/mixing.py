@@ -42,6 +42,7 @@ from tse_lib.data.dataset import (
     set_up_worker,
     sources_of,
 )
+from tse_lib.evaluation.results import machine
 from tse_lib.manifest import Mixture, Utterance, write_data_dir
 from tse_lib.rng import rng
 from tse_lib.simulation.render import render
@@ -187,7 +188,7 @@ def against_baseline(case: str, drawn: DrawnMixtures, store: h5py.File, draws: i
         "null_db": round(worst, 1),
         "ours_ms": {name: round(1000 * value / draws, 2) for name, value in parts.items()},
         "threads": 1,
-        "device": processor(),
+        "device": machine()["cpu"],
         "versions": versions(),
     }
 
@@ -242,13 +243,9 @@ def loader_scaling(case: str, drawn: DrawnMixtures, draws: int) -> dict[str, Any
         "rounds": draws,
         "max_abs_diff": None,
         "threads": 2,
-        "device": processor(),
+        "device": machine()["cpu"],
         "versions": versions(),
     }
-
-
-def processor() -> str:
-    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

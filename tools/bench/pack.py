@@ -27,6 +27,7 @@ import soundfile
 
 from tse_lib import audio, store
 from tse_lib.data.pack import pack
+from tse_lib.evaluation.results import machine
 from tse_lib.manifest import Utterance, read_data_dir, read_tables, write_data_dir
 from tse_lib.rng import rng
 from tse_lib.store import Shard, Stored
@@ -63,7 +64,7 @@ def result(case: str, baseline: str, seconds: dict[str, list[float]], **more: ob
         "rounds": len(seconds[baseline]),
         **more,
         "threads": 1,
-        "device": platform.processor() or platform.machine(),
+        "device": machine()["cpu"],
         "versions": {
             "numpy": np.__version__,
             "soundfile": soundfile.__version__,

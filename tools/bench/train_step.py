@@ -16,6 +16,7 @@ from tse_lib.bin.check import noise_item
 from tse_lib.config import Config, load_config
 from tse_lib.data.dataset import collate
 from tse_lib.distributed import pick_device
+from tse_lib.evaluation.results import machine
 from tse_lib.training.steps import supervised_step
 from tse_lib.training.trainer import Extraction, build_objective, new_state
 
@@ -64,7 +65,7 @@ def measure(conf: Config, device: torch.device, rounds: int) -> dict[str, object
     on_gpu = device.type == "cuda"
     return {
         "bench": "train_step",
-        "case": f"{conf.model.name} {conf.train.batch_size} x {conf.simulation.segment_s[1]:g} s, {conf.sample_rate} Hz",
+        "case": f"{conf.model.name}, mixture {tuple(batch['mixture'].shape)}, {conf.sample_rate} Hz",
         "baseline": "float32",
         "baseline_s": round(median["float32"], 4),
         "ours_s": round(median["bfloat16"], 4),
@@ -73,7 +74,7 @@ def measure(conf: Config, device: torch.device, rounds: int) -> dict[str, object
         "max_abs_diff": round(abs(losses["float32"] - losses["bfloat16"]), 4),
         "peak_gib": memory,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else machine()["cpu"],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 

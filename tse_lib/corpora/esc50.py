@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tse_lib.corpora.download import Archive
-from tse_lib.corpora.sets import Recording, add_set_options, make_sets
+from tse_lib.corpora.sets import Recording, add_set_options, make_sets, unpacked
 from tse_lib.corpora.tables import read_csv
 
 SAMPLE_RATE = 44100
@@ -27,7 +27,7 @@ DEFAULT_PARTS = ("esc50",)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: tse prepare esc50 --root corpora/ESC-50-master --out data --categories rain wind engine"
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="the folder that holds audio/ and meta/")
+    add("--root", type=Path, required=True, help="the folder that holds audio/ and meta/, or the one above it")
     add("--categories", nargs="+", default=(), metavar="NAME", help="as in the table (default: all)")
     add_set_options(parser, "noise_")
 
@@ -46,6 +46,7 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError: naming files and the way out.
     """
+    root = unpacked(root, "ESC-50-master")
     table = root / "meta" / "esc50.csv"
     recordings, faults = [], []
     seen = set()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tse_lib.corpora.download import Archive
-from tse_lib.corpora.sets import SHARES, Recording, add_set_options, audio_files, make_sets, name_below
+from tse_lib.corpora.sets import SHARES, Recording, add_set_options, audio_files, make_sets, name_below, unpacked
 
 SAMPLE_RATE = 16000
 PARTS = ("noise", "music", "speech")
@@ -33,7 +33,9 @@ DEFAULT_PARTS = ("musan",)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: tse prepare musan --root corpora/musan --out data"
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="the folder that holds noise/, music/ and speech/")
+    add(
+        "--root", type=Path, required=True, help="the folder of noise/, music/ and speech/, or the one above it"
+    )
     add(
         "--parts",
         nargs="+",
@@ -62,6 +64,7 @@ def prepare(
     """
     if not root.is_dir():
         raise FileNotFoundError(f"--root {root}: no such folder")
+    root = unpacked(root, "musan")
     recordings, faults = [], []
     for part in parts:
         found = audio_files(root / part, (".wav",)) if (root / part).is_dir() else []

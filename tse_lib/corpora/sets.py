@@ -185,6 +185,11 @@ def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> lis
     return sorted(found, key=lambda path: os.fsencode(path))
 
 
+def unpacked(root: Path, name: str) -> Path:
+    """`root/name`, the folder that the corpus's archive unpacks, or `root` where that is this folder itself."""
+    return root / name if (root / name).is_dir() else root
+
+
 def name_below(path: Path, root: Path) -> str:
     return str(path.relative_to(root).with_suffix(""))
 

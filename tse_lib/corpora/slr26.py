@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tse_lib.corpora.download import Archive
-from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets
+from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets, unpacked
 
 SIZES = ("smallroom", "mediumroom", "largeroom")
 RATES = (16000, 48000)
@@ -58,6 +58,7 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError: naming files and the way out.
     """
+    root = unpacked(root, "datasets_fullband/impulse_responses/SLR26")
     recordings, faults = simulated(root / f"simulated_rirs_{sample_rate // 1000}k", sizes)
     return make_sets(
         recordings,

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tse_lib import audio
 from tse_lib.corpora.download import Archive
-from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets
+from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets, unpacked
 from tse_lib.corpora.slr26 import SIZES, simulated
 from tse_lib.corpora.tables import is_file_name
 from tse_lib.parallel import parallel_map
@@ -63,7 +63,7 @@ DEFAULT_PARTS = ("rirs_noises",)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: tse prepare slr28 --root corpora/RIRS_NOISES --out data --parts real simulated"
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="the folder RIRS_NOISES")
+    add("--root", type=Path, required=True, help="the folder RIRS_NOISES, or the one above it")
     add(
         "--parts",
         nargs="+",
@@ -110,6 +110,7 @@ def prepare(
         raise ValueError(f"--parts {' '.join(parts)}: responses and noises are different sets; prepare them one by one")
     if min(channels) < 1:
         raise ValueError(f"--channels {min(channels)}: they are counted from 1")
+    root = unpacked(root, "RIRS_NOISES")
     recordings: list[Recording] = []
     faults: list[str] = []
     for part in dict.fromkeys(parts):

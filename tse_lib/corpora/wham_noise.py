@@ -19,7 +19,7 @@ import re
 from pathlib import Path
 
 from tse_lib.corpora.download import Archive
-from tse_lib.corpora.sets import Recording, add_set_options, make_sets
+from tse_lib.corpora.sets import Recording, add_set_options, make_sets, unpacked
 from tse_lib.corpora.tables import is_file_name, read_csv
 
 FOLDERS = {"tr": "train", "cv": "dev", "tt": "test"}
@@ -39,7 +39,7 @@ DEFAULT_PARTS = ("16k",)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: tse prepare wham_noise --root corpora/wham_noise --out data"
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="the folder wham_noise, or high_res_wham")
+    add("--root", type=Path, required=True, help="the folder wham_noise (or high_res_wham), or the one above it")
     add("--high_res", action="store_true", help="it is the 48 kHz release, high_res_wham")
     add_set_options(parser, "noise_")
 
@@ -58,6 +58,7 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError: naming files and the way out.
     """
+    root = unpacked(root, "high_res_wham" if high_res else "wham_noise")
     recordings, faults = _high_res(root) if high_res else _cut(root)
     listed = {recording.path for recording in recordings}
     others = sum(path not in listed for folder in ("audio", *FOLDERS) for path in (root / folder).glob("*.wav"))

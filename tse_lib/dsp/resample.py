@@ -6,6 +6,7 @@ Against soxr: below -55 dB of the signal, white noise included (tests/test_resam
 """
 
 import functools
+import math
 
 import numpy as np
 import soxr
@@ -30,23 +31,31 @@ def resample(x: Tensor, ratio: float) -> Tensor:
     """Resample (T,) so that `ratio` samples become one: (T,) -> (round(T / ratio),)."""
     if ratio == 1:
         return x
-    table = _table().to(x)
     stretch = max(1.0, ratio)  # of the filter: to the lower of the two rates
     reach = int(WIDTH * stretch)
-    taps = torch.arange(-reach, reach + 2, device=x.device)
-    padded = torch.nn.functional.pad(x, (reach, reach + 2))
+    weights = _weights(stretch, reach).to(x)  # (PHASES + 1, taps)
     count = int(len(x) / ratio + 0.5)
+    padded = torch.nn.functional.pad(x, (reach, reach + 1 + math.ceil(ratio)))
+    windows = padded.unfold(0, weights.shape[1], 1)  # (T + …, taps): what each sample may be made of
     blocks = []
     for first in range(0, count, BLOCK):
         # positions in double precision: a float has no room for the fraction after a few seconds
         at = torch.arange(first, min(count, first + BLOCK), device=x.device, dtype=torch.float64) * ratio
-        whole = at.floor().long()
-        distance = (at - whole).to(x.dtype)[:, None] - taps.to(x.dtype)  # in input samples
-        place = (distance / stretch + WIDTH) * PHASES
-        inside = (place >= 0) & (place <= 2 * WIDTH * PHASES)
-        place = place.clamp(0, 2 * WIDTH * PHASES)
-        left = place.floor()
-        share, left = place - left, left.long()
-        weights = torch.lerp(table[left], table[left + 1], share) * inside / stretch
-        blocks.append((weights * padded[(whole[:, None] + taps + reach).clamp(0, len(padded) - 1)]).sum(1))
+        whole = at.floor()
+        phase = (at - whole) * PHASES
+        left = phase.long()
+        share = (phase - left).to(x)[:, None]
+        of_block = torch.lerp(weights[left], weights[left + 1], share)
+        blocks.append((windows[whole.long()] * of_block).sum(1))
     return torch.cat(blocks) if blocks else x[:0]
+
+
+def _weights(stretch: float, reach: int) -> Tensor:
+    """What each of the input samples from -reach to reach + 1 counts, for every phase: (PHASES + 1, 2 * reach + 2)."""
+    phases = torch.arange(PHASES + 1, dtype=torch.float64)[:, None] / PHASES
+    distance = phases - torch.arange(-reach, reach + 2)
+    place = ((distance / stretch + WIDTH) * PHASES).clamp(0, 2 * WIDTH * PHASES)
+    left = place.long()
+    table = _table().double()
+    weights = torch.lerp(table[left], table[left + 1], place - left) / stretch
+    return weights * (distance.abs() <= WIDTH * stretch)
