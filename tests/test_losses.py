@@ -7,8 +7,8 @@ import torch
 
 from tse_lib.losses import FOR_ABSENT, LOSSES, build_loss
 from tse_lib.losses.level import amplitude, attenuation, energy
-from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.losses.spectral import l1, phase_sensitive
+from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
+from tse_lib.losses.spectral import l1, multi_resolution_stft, phase_sensitive
 
 
 @pytest.fixture
@@ -60,6 +60,77 @@ def test_perfect_and_silent_signals_are_finite_with_a_gradient(target):
         neg_si_sdr(estimate, other).sum().backward()
         assert estimate.grad is not None and estimate.grad.isfinite().all()
     assert neg_si_sdr(torch.zeros_like(target), target).tolist() == [0, 0, 0]
+
+
+# ---------------------------------------------------------------------------------------- SNR
+
+
+@pytest.mark.parametrize("snr_db", [-20.0, 0.0, 13.0])
+def test_snr_of_noise_of_a_level(target, snr_db):
+    noise = target.flip(-1) * 10 ** (-snr_db / 20)
+    torch.testing.assert_close(neg_snr(target + noise, target), torch.full((3,), -snr_db, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+def test_snr_of_a_scaled_target_is_that_of_the_scale(target, scale):
+    expected = 20 * math.log10(abs(1 - scale))
+    torch.testing.assert_close(neg_snr(scale * target, target), torch.full((3,), expected, dtype=torch.float64))
+
+
+def test_snr_comes_near_its_threshold_softly(target):
+    for snr_db, expected in ((200.0, -30.0), (30.0, -30 + 10 * math.log10(2)), (-20.0, 20.0)):
+        value = neg_snr(target + target.flip(-1) * 10 ** (-snr_db / 20), target, max_db=30.0)
+        torch.testing.assert_close(value, torch.full((3,), expected, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_thresholded_snr_takes_little_gradient_where_it_is_reached(target):
+    def gradient(max_db):
+        estimate = (target + 1e-3 * target.flip(-1)).requires_grad_()  # 60 dB
+        return torch.autograd.grad(neg_snr(estimate, target, max_db).sum(), estimate)[0].norm()
+
+    torch.testing.assert_close(gradient(30.0), gradient(None) / 1001)
+
+
+# ---------------------------------------------------------------------------------------- SI-SDR in windows
+
+
+def test_one_long_window_is_the_si_sdr(target):
+    estimate = target + 0.3 * orthogonal(target)
+    for zero_mean in (True, False):
+        value = multi_scale_si_sdr(estimate, target, windows=(10**6,), zero_mean=zero_mean)
+        torch.testing.assert_close(value, neg_si_sdr(estimate, target, zero_mean))
+
+
+def test_short_windows_weigh_quiet_stretches_like_loud_ones(target):
+    """Noise 10 dB below a loud half and 20 dB below a quiet one: the means in dB, not the dB of the sum."""
+    half = target[..., :2000]
+    noise = orthogonal(half)
+    signal = torch.cat([half, 0.1 * half], -1)
+    estimate = signal + torch.cat([10**-0.5 * noise, 0.1 * 0.1 * noise], -1)
+    windows = multi_scale_si_sdr(estimate, signal, windows=(2000,))
+    middle = neg_si_sdr(estimate[..., 1000:3000], signal[..., 1000:3000])
+    torch.testing.assert_close(windows, (-10 - 20 + middle) / 3)
+    assert (multi_scale_si_sdr(estimate, signal, windows=(4000,)) > -10.2).all()
+
+
+def test_pauses_of_the_target_do_not_count(target):
+    """What an output does where the target is silent changes nothing in short windows, and one long window sees it."""
+    signal = torch.cat([target, 0 * target], -1)
+    estimate = signal + 0.3 * torch.cat([orthogonal(target), 0 * target], -1)
+    noisy = estimate.clone()
+    noisy[..., 4500:] = target[..., 500:]  # the last window that counts ends there
+    windows = (1000,)
+    torch.testing.assert_close(
+        multi_scale_si_sdr(noisy, signal, windows), multi_scale_si_sdr(estimate, signal, windows)
+    )
+    assert (neg_si_sdr(noisy, signal) - neg_si_sdr(estimate, signal) > 9).all()
+
+
+def test_the_end_of_the_signal_is_in_a_window(target):
+    worse = target.clone()
+    worse[..., -10:] = 5
+    best, value = (multi_scale_si_sdr(x, target, windows=(1500,), zero_mean=False) for x in (target, worse))
+    assert (value > best + 10).all()
 
 
 # ---------------------------------------------------------------------------------------- levels
@@ -119,6 +190,25 @@ def test_phase_sensitive_of_one_resolution_is_the_mean_over_a_plain_stft(target)
     torch.testing.assert_close(value, spectrum.abs().mean((1, 2, 3)))
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0, -2.0])
+def test_multi_resolution_of_a_scaled_target(target, scale):
+    """| 1 - c | of convergence and | ln c | of log magnitude, whatever the resolutions; a sign is not seen."""
+    value = multi_resolution_stft(scale * target, target)
+    expected = (abs(1 - abs(scale)) + abs(math.log(abs(scale)))) / 2
+    torch.testing.assert_close(value, torch.full((3,), expected, dtype=torch.float64), rtol=1e-5, atol=0)
+    assert multi_resolution_stft(target, target).tolist() == [0, 0, 0]
+    assert (multi_resolution_stft(target.flip(-1), target) > 0.1).all()
+
+
+def test_convergence_over_the_batch_weighs_loud_items_more(target):
+    loud = target * torch.tensor([100.0, 1.0, 1.0], dtype=torch.float64)[:, None, None]
+    estimate = loud * torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64)[:, None, None]
+    each, batch = multi_resolution_stft(estimate, loud), multi_resolution_stft(estimate, loud, batch_wide=True)
+    expected = torch.tensor([0.0, (1 + math.log(2)) / 2, (1 + math.log(2)) / 2], dtype=torch.float64)
+    torch.testing.assert_close(each, expected, rtol=1e-5, atol=0)
+    assert (batch[0] > 0) and (batch[1:] < each[1:] - 0.4).all()
+
+
 # ---------------------------------------------------------------------------------------- all of them
 
 
@@ -132,6 +222,16 @@ def test_one_value_an_item_and_items_do_not_mix(target, name):
     torch.testing.assert_close(together, alone)
     with_source = loss(estimate[:, None], target[:, None])  # (B, S, C, T)
     torch.testing.assert_close(with_source, together)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_value_an_item_of_several_sources(target, name):
+    estimate = 0.5 * target + 0.1 * orthogonal(target)
+    several = [torch.stack([x, 2 * x.flip(-1)], 1) for x in (estimate, target)]  # (3, 2, 1, 4000)
+    together = LOSSES[name](*several)
+    assert together.shape == (3,)
+    alone = torch.cat([LOSSES[name](*(x[i : i + 1] for x in several)) for i in range(3)])
+    torch.testing.assert_close(together, alone)
 
 
 def test_build_loss(target):

@@ -151,12 +151,43 @@ class Choice(Section):
 
 
 class LossTerm(Section):
-    """A loss from `tse_lib.losses.LOSSES`, averaged over the targets that are present (or absent)."""
+    """A loss from `tse_lib.losses.LOSSES`, averaged over the targets that are present (or absent).
+
+    The weight may be a schedule over optimizer steps, `weight: {0: 1.0, 5000: 0.1}`, as values of `simulation` may.
+    """
 
     name: str
-    weight: float = Field(gt=0)
+    weight: float = Field(ge=0, allow_inf_nan=False, description="at step 0, where there is a schedule")
+    schedule: dict[int, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {}, description="the weight where it was given as a schedule"
+    )
     when: Literal["present", "absent"] = "present"
     params: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_schedule(cls, values: Any) -> Any:
+        """Move a schedule out of `weight` and leave its value at step 0 there."""
+        if not isinstance(values, dict):
+            return values
+        weight, knots = values.get("weight"), values.get("schedule")
+        if isinstance(weight, dict):
+            weight, knots = None, weight
+        if not isinstance(knots, dict) or not knots:
+            return values
+        if not all(_is_step(key) for key in knots):
+            raise ValueError(f"weight: a number or a schedule {{step: weight}} expected, got {knots}")
+        knots = {int(step): knots[step] for step in knots}
+        first = value_at("weight", knots, 0)
+        if weight not in (None, first):
+            raise ValueError(f"weight: {weight}, but {first} at step 0 of `schedule`; give one of the two")
+        return {**values, "schedule": knots, "weight": first}
+
+    @model_validator(mode="after")
+    def _counts(self) -> "LossTerm":
+        if not any(self.schedule.values() or [self.weight]):
+            raise ValueError(f"weight: above 0, at some step at least; to do without '{self.name}', remove it")
+        return self
 
 
 class Train(Section):

@@ -8,24 +8,32 @@ from torch import Tensor
 
 from tse_lib.config import check_params
 from tse_lib.losses.level import amplitude, attenuation, energy
-from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.losses.spectral import l1, phase_sensitive
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from tse_lib.losses.permutation import Loss, mixit, pit
+from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
+from tse_lib.losses.spectral import l1, mixture_consistency, multi_resolution_stft, phase_sensitive
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "neg_si_sdr": neg_si_sdr,
+    "neg_snr": neg_snr,
+    "multi_scale_si_sdr": multi_scale_si_sdr,
     "amplitude": amplitude,
     "phase_sensitive": phase_sensitive,
+    "multi_resolution_stft": multi_resolution_stft,
     "l1": l1,
+    "mixture_consistency": mixture_consistency,
+    "pit": pit,
+    "mixit": mixit,
     "energy": energy,
     "attenuation": attenuation,
 }
 FOR_ABSENT = ("energy", "attenuation")  # the others need a target
+OVER_SOURCES = ("pit", "mixit", "mixture_consistency")  # no loss between one estimate and one target
 
 
 def build_loss(name: str, when: str, params: dict[str, Any]) -> Loss:
     """A loss from one entry of the conf's `loss` list.
+
+    `pit` and `mixit` have a loss as an option: its name, or `{name: neg_snr, params: {max_db: 30}}`.
 
     Raises:
         ValueError: unknown name or option, or a loss that does not fit present (absent) targets.
@@ -35,5 +43,16 @@ def build_loss(name: str, when: str, params: dict[str, Any]) -> Loss:
     if (name in FOR_ABSENT) != (when == "absent"):
         fitting = ", ".join(key for key in LOSSES if (key in FOR_ABSENT) == (when == "absent"))
         raise ValueError(f"loss: '{name}' does not fit `when: {when}`; these do: {fitting}")
-    check_params(LOSSES[name], params, f"loss {name}")
+    check_params(partial(LOSSES[name], None, None), params, f"loss {name}")  # the two signals are no options
+    if "loss" in params:
+        params = {**params, "loss": _inner_loss(name, params["loss"])}
     return partial(LOSSES[name], **params)
+
+
+def _inner_loss(outer: str, value: Any) -> Loss:
+    choice = {"name": value} if isinstance(value, str) else value
+    if not isinstance(choice, dict) or "name" not in choice or set(choice) - {"name", "params"}:
+        raise ValueError(f"loss {outer}: loss: a name or {{name: …, params: {{…}}}} expected, got {value!r}")
+    if choice["name"] in OVER_SOURCES:
+        raise ValueError(f"loss {outer}: '{choice['name']}' is itself a loss over sources; neg_si_sdr is not")
+    return build_loss(choice["name"], "present", choice.get("params", {}))
