@@ -1,0 +1,188 @@
+"""A training as it lies on disk: conf, logs, restarts. It may be running, killed, finished, or of another version."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tse_lib.config import Config, build, read_yaml
+
+Line = dict[str, Any]  # of a log: "step", and what was measured there
+
+NO_CURVES = ("step", "seconds")
+RECENT = 20  # lines of the training's log that its present pace is taken from
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str  # short, and unlike those of the runs beside it
+    exp: Path
+    conf: dict[str, Any]  # config.yaml as it is, with the keys of its own version
+    train: list[Line]
+    valid: list[Line]
+    restarts: list[Line]  # exit_code, step, wait_s: see utils/keep_training.sh
+    written: float  # when a log grew last, in seconds since the epoch; of config.yaml as long as there is none
+
+    @property
+    def step(self) -> int:
+        return self.train[-1]["step"] if self.train else 0
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over restarts."""
+        return max((line.get("seconds", 0.0) for line in self.train[-1:] + self.valid[-1:]), default=0.0)
+
+    @property
+    def max_steps(self) -> int | None:
+        return setting(self.conf, "max_steps")
+
+    @property
+    def patience(self) -> int:
+        """Validations without a new best after which the training ends; 0: never."""
+        return setting(self.conf, "patience") or 0
+
+    @property
+    def since_best(self) -> int:
+        """Validations since the best one."""
+        return sum(line["step"] > self.best[0] for line in self.valid) if self.best else len(self.valid)
+
+    @property
+    def ended(self) -> str:
+        """Why it will not go on: "finished", "out of patience", or "" while it may."""
+        if self.max_steps and self.step >= self.max_steps:
+            return "finished"
+        return "out of patience" if 0 < self.patience <= self.since_best else ""
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and SI-SDRi in dB of the best validation."""
+        return max(points(self.valid, "si_sdri"), key=lambda point: point[1], default=None)
+
+    def seconds_at(self, steps: Sequence[float]) -> list[float]:
+        """Seconds of training until these steps, between the lines of the log."""
+        known = np.array([(0, 0.0), *points(self.train, "seconds")])
+        return np.interp(steps, known[:, 0], known[:, 1]).tolist()
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """The runs in these folders, in their order. A folder without a config.yaml is left out: `exp/*` holds others, too.
+
+    Raises:
+        FileNotFoundError: a folder does not exist, or none of them holds a run.
+        ValueError: a config.yaml is no YAML mapping.
+    """
+    paths = list(dict.fromkeys(Path(folder) for folder in folders))
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path}: no such folder; that of an experiment is wanted, as exp/tse")
+    found = [path for path in paths if (path / "config.yaml").exists()]
+    if not found:
+        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no training here: there is no config.yaml")
+    names = [path.absolute().name for path in found]
+    return [
+        read_run(path, name if names.count(name) == 1 else str(path)) for path, name in zip(found, names, strict=True)
+    ]
+
+
+def read_run(exp: Path, name: str) -> Run:
+    conf = read_yaml(exp / "config.yaml")
+    if not isinstance(conf, dict):
+        raise ValueError(f"{exp}/config.yaml: a mapping of keys expected, got {conf!r}")
+    paths = [exp / "log" / f"{kind}.jsonl" for kind in ("train", "valid", "restarts")]
+    logs = [path for path in paths[:2] if path.exists()] or [exp / "config.yaml"]
+    train, valid, restarts = map(read_lines, paths)
+    return Run(name, exp, conf, train, valid, restarts, max(path.stat().st_mtime for path in logs))
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a log that have a step; none without a log. What a kill or a full disk has cut is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            line = json.loads(text) if text.endswith("\n") else None
+        except ValueError:
+            continue
+        if isinstance(line, dict) and is_number(line.get("step")):
+            lines.append(line)
+    return lines
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def points(lines: Sequence[Line], key: str) -> list[tuple[int, float]]:
+    """(step, value) where the log has a finite one."""
+    return [(line["step"], float(line[key])) for line in lines if is_number(line.get(key)) and math.isfinite(line[key])]
+
+
+def keys_of(lines: Sequence[Line]) -> list[str]:
+    """What these lines hold a number of, besides step and time, in the order of its coming."""
+    names = dict.fromkeys(key for line in lines for key, value in line.items() if is_number(value))
+    return [name for name in names if name not in NO_CURVES]
+
+
+def setting(conf: dict[str, Any], key: str) -> int | None:
+    """A number of the conf's `train`; None where another version has none."""
+    train = conf.get("train")
+    value = train.get(key) if isinstance(train, dict) else None
+    return value if is_number(value) else None
+
+
+def loss_weights(run: Run) -> dict[str, float]:
+    """Each term of the loss with its weight."""
+    terms = run.conf.get("loss")
+    terms = [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
+    weights = {str(term.get("name")): term.get("weight") for term in terms}
+    return {name: float(weight) if is_number(weight) else 1.0 for name, weight in weights.items()}
+
+
+def curriculum_of(run: Run) -> Config | None:
+    """The conf, to ask for its curriculum; None where there is none, or this version cannot read it."""
+    if not run.conf.get("curriculum") and not run.conf.get("schedule"):
+        return None
+    try:
+        return build(Config, run.conf, str(run.exp))
+    except ValueError:
+        return None
+
+
+def counted(lines: Sequence[Line], key: str, per_step: bool = False) -> int:
+    """The sum of a column; `per_step` where it holds the mean of the steps since the line before."""
+    steps = [0, *(line["step"] for line in lines)]
+    values = [
+        line[key] * (step - before if per_step else 1)
+        for line, before, step in zip(lines, steps, steps[1:], strict=False)
+        if is_number(line.get(key)) and math.isfinite(line[key])
+    ]
+    return round(sum(values))
+
+
+def step_time(run: Run) -> float | None:
+    """Seconds a step takes at present: the median over the last lines, so that validations do not count."""
+    recent = [line for line in run.train[-RECENT:] if is_number(line.get("seconds"))]
+    times = [
+        (second["seconds"] - first["seconds"]) / (second["step"] - first["step"])
+        for first, second in pairwise(recent)
+        if second["step"] > first["step"]
+    ]
+    return median(times) if times else None
+
+
+def seconds_left(run: Run) -> float | None:
+    """At the mean pace, validations included, of the last lines or two validations, whichever is longer."""
+    if not run.train or not run.max_steps or run.step <= 0:
+        return None
+    window = max(2 * (setting(run.conf, "valid_every") or 0), run.step - run.train[-RECENT:][0]["step"])
+    first = max(0, run.step - window)
+    begin, end = run.seconds_at([first, run.step])
+    pace = (end - begin) / (run.step - first)
+    return pace * max(0, run.max_steps - run.step)
