@@ -214,7 +214,6 @@ def measure(mixture: Mixture, rendered: Rendered) -> Measured:
         if noise is None or mixture.noise is None
         else (mixture.noise.level_db, ratio_db(torch.stack(images).sum(0), noise, active, rate)),
         level_dbfs=(mixture.level_dbfs, level_db(whole)),
-        limited=0 < mixture.band_limit_hz < rate / 2,
         cut=bool(mixture.clip_db or mixture.masks),
         peak=peak,
         clipped=at_peak / len(whole) if mixture.clip_db else 0.0,

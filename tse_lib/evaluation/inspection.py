@@ -30,7 +30,6 @@ class Measured:
 
     Attributes:
         sir_db, snr_db, level_dbfs: (asked, found); an SIR for every talker but the first.
-        limited: the band was limited after the levels were set.
         cut: the mixture was clipped or masked after its level was set.
         peak: of the mixture.
         clipped: share of the mixture's samples that lie where its peaks were cut.
@@ -40,7 +39,6 @@ class Measured:
     sir_db: list[tuple[float, float]]
     snr_db: tuple[float, float] | None
     level_dbfs: tuple[float, float]
-    limited: bool
     cut: bool
     peak: float
     clipped: float
@@ -259,10 +257,8 @@ def deviations(found: Sequence[Measured]) -> dict[str, list[tuple[float, float]]
     """(asked, found) by what can be told of them: what comes after the levels were set moves them."""
     whole, held = [one for one in found if not one.cut], "level, held back so that nothing is above full scale"
     return {
-        "SIR": [pair for one in found if not one.limited for pair in one.sir_db],
-        "SIR after the band was limited": [pair for one in found if one.limited for pair in one.sir_db],
-        "SNR": [one.snr_db for one in found if one.snr_db and not one.limited],
-        "SNR after the band was limited": [one.snr_db for one in found if one.snr_db and one.limited],
+        "SIR": [pair for one in found for pair in one.sir_db],
+        "SNR": [one.snr_db for one in found if one.snr_db],
         "level": [one.level_dbfs for one in whole if not at_peak(one)],
         held: [one.level_dbfs for one in whole if at_peak(one)],
         "level after clipping or masks": [one.level_dbfs for one in found if one.cut],
