@@ -17,11 +17,11 @@ from tse_lib.config import curriculum_scalars
 from tse_lib.evaluation.runs import (
     Line,
     Run,
+    config_of,
     counted,
-    curriculum_of,
     is_number,
     keys_of,
-    loss_weights,
+    loss_terms,
     points,
     read_runs,
     seconds_left,
@@ -154,14 +154,11 @@ def progress(run: Run, now: float) -> str:
 
 def losses(run: Run, last: Line) -> list[str]:
     """The loss, its terms, and whatever else the log has by now or in later versions."""
-    weights = loss_weights(run)
-    others = [key for key in keys_of(run.train) if key not in SHOWN_APART and key not in weights]
-    rows = [("loss", "loss", "")]
-    rows += [(name, f"  {name}", f"weight {weight:g}") for name, weight in weights.items()]
-    rows += [(name, f"  {name}", "") for name in others]
+    terms = loss_terms(run)
+    others = [key for key in keys_of(run.train) if key not in SHOWN_APART and key not in terms]
     return [
-        f"  {label:<24} {number(last[key]):>10}  {sparkline(points(run.train, key))}  {note}"
-        for key, label, note in rows
+        f"  {key if key == 'loss' else f'  {key}':<24} {number(last[key]):>10}  {sparkline(points(run.train, key))}"
+        for key in dict.fromkeys(("loss", *terms, *others))
         if is_number(last.get(key))
     ]
 
@@ -205,9 +202,9 @@ def events(run: Run) -> list[str]:
         place = sum(end <= run.step for end in ends)
         until = f"until step {ends[place]}" if place < len(ends) else f"since step {ends[-1]}"
         parts.append(f"  curriculum: stretch {place + 1} of {len(ends) + 1}, {until}")
-    conf = curriculum_of(run)
-    if conf:
-        values = ", ".join(ranges(curriculum_scalars(conf, max(0, run.step - 1))))
+    conf = config_of(run)
+    values = ", ".join(ranges(curriculum_scalars(conf, max(0, run.step - 1)))) if conf else ""
+    if values:
         parts.append(f"{parts.pop()}: {values}" if parts else f"  schedule: {values}")
     counts = {
         "steps skipped, their gradient not finite": counted(run.train, "skipped", per_step=True),

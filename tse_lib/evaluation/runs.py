@@ -137,18 +137,14 @@ def setting(conf: dict[str, Any], key: str) -> int | None:
     return value if is_number(value) else None
 
 
-def loss_weights(run: Run) -> dict[str, float]:
-    """Each term of the loss with its weight."""
+def loss_terms(run: Run) -> list[str]:
+    """The names of the loss's terms."""
     terms = run.conf.get("loss")
-    terms = [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
-    weights = {str(term.get("name")): term.get("weight") for term in terms}
-    return {name: float(weight) if is_number(weight) else 1.0 for name, weight in weights.items()}
+    return [str(term.get("name")) for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
 
 
-def curriculum_of(run: Run) -> Config | None:
-    """The conf, to ask for its curriculum; None where there is none, or this version cannot read it."""
-    if not run.conf.get("curriculum") and not run.conf.get("schedule"):
-        return None
+def config_of(run: Run) -> Config | None:
+    """The conf as this version reads it; None where it cannot."""
     try:
         return build(Config, run.conf, str(run.exp))
     except ValueError:
