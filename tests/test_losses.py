@@ -1,10 +1,13 @@
 """Losses against closed forms."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from tse_lib.config import LossTerm, build, parse_yaml
 from tse_lib.losses import FOR_ABSENT, LOSSES, build_loss
 from tse_lib.losses.level import amplitude, attenuation, energy
 from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
@@ -255,3 +258,16 @@ def test_build_loss_errors(name, when, params, told):
 
 def test_every_loss_for_absent_targets_is_a_loss():
     assert set(FOR_ABSENT) < set(LOSSES)
+
+
+# ---------------------------------------------------------------------------------------- the page about them
+
+
+def test_the_page_has_all_losses_and_confs_that_work():
+    page = (Path(__file__).parent.parent / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(LOSSES)
+    confs = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    terms = [build(LossTerm, term, "loss") for conf in confs for term in parse_yaml(conf)["loss"]]
+    assert len(terms) == 4
+    for term in terms:
+        build_loss(term.name, term.when, term.params)

@@ -243,6 +243,29 @@ def test_float32_is_near_float64(name, params):
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each_case
+def test_gpu_is_near_cpu(name, params):
+    estimate, target = (x.float() for x in signals())
+    loss = built(name, params)
+    on_gpu = loss(estimate.cuda(), target.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), loss(estimate, target), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["pit", "mixit"])
+def test_choosing_an_order_does_not_wait_for_the_gpu(name):
+    estimate, target = (x.cuda() for x in signals())
+    loss = built(name, {})
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(estimate, target)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 # ---------------------------------------------------------------------------------------- numbers of HiFi-TSE
 
 

@@ -144,9 +144,11 @@ def test_contrast_gradient():
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e15])
 def test_contrast_of_extreme_embeddings_is_finite(scale):
     output = torch.full((3, 8), scale, requires_grad=True)
-    value = speaker_contrast(output, torch.randn(3, 8, generator=torch.manual_seed(0)), torch.tensor([0, 0, 0]))
+    value = speaker_contrast(output, torch.randn(3, 8, generator=torch.manual_seed(0)))
     value.sum().backward()
     assert value.isfinite().all() and output.grad.isfinite().all()
+    alone = speaker_contrast(output, output.detach().flip(-1), torch.zeros(3, dtype=torch.long))
+    assert alone.tolist() == [0, 0, 0]  # a batch of one talker has no negatives
 
 
 def test_contrast_in_autocast_is_not_rounded():

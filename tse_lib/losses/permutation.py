@@ -54,12 +54,13 @@ def best_permutation(costs: Tensor) -> Tensor:
     """
     costs, sources = costs.detach(), costs.shape[-1]
     if sources <= EXHAUSTIVE:
-        orders = torch.tensor(list(permutations(range(sources))), device=costs.device)  # (S!, S)
+        orders = torch.tensor(list(permutations(range(sources)))).to(costs.device, non_blocking=True)  # (S!, S)
         sums = costs[:, orders, torch.arange(sources, device=costs.device)].sum(-1)  # (B, S!)
         return orders[sums.argmin(1)]
     # What is not finite is left to the training step to notice; here any order does.
     matrices = costs.transpose(1, 2).nan_to_num(1e30, 1e30, -1e30).cpu().numpy()  # targets are rows
-    return torch.tensor([linear_sum_assignment(matrix)[1].tolist() for matrix in matrices], device=costs.device)
+    orders = torch.tensor([linear_sum_assignment(matrix)[1].tolist() for matrix in matrices])
+    return orders.to(costs.device, non_blocking=True)
 
 
 def mixit(estimate: Tensor, target: Tensor, loss: Loss = THRESHOLDED_SNR) -> Tensor:
@@ -81,6 +82,6 @@ def mixit(estimate: Tensor, target: Tensor, loss: Loss = THRESHOLDED_SNR) -> Ten
 
 def _assigned(masks: Tensor, estimate: Tensor, target: Tensor, loss: Loss) -> Tensor:
     """Masks (A, N, S) of who belongs to which mixture -> the losses (B, A) of these assignments."""
-    sums = (masks.flatten(0, 1) @ estimate.flatten(2)).to(target).view(len(target), len(masks), *target.shape[1:])
+    sums = (masks.flatten(0, 1) @ estimate.flatten(2)).view(len(target), len(masks), *target.shape[1:])
     others = target[:, None].expand_as(sums)
     return loss(sums.flatten(0, 2)[:, None], others.flatten(0, 2)[:, None]).view(sums.shape[:3]).mean(2)
