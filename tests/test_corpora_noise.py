@@ -142,8 +142,7 @@ def test_a_place_of_wham_in_two_sets_is_refused(tmp_path):
     assert "group 'loc33' is in dev and in test" in fault(wham_noise, root)
 
 
-def test_wham_in_high_resolution(tmp_path):
-    root = tmp_path / "high_res_wham"
+def make_wham_high_res(root: Path) -> Path:
     rows = {
         "file000_000000000_loc05_day1.wav": "Train",
         "file000_007680000_loc05_day1.wav": "Train",
@@ -152,9 +151,14 @@ def test_wham_in_high_resolution(tmp_path):
         "file021_000000000_loc40_day1.wav": "None",
     }
     lines = [f"{name},{split},12.5" for name, split in rows.items()]
-    table = write_text(root / "high_res_metadata.csv", "Filename,WHAM! Split,File Length (sec)", *lines)
     for name in rows:
         write_wave(root / "audio" / name, 48000, channels=2)
+    return write_text(root / "high_res_metadata.csv", "Filename,WHAM! Split,File Length (sec)", *lines)
+
+
+def test_wham_in_high_resolution(tmp_path):
+    root = tmp_path / "high_res_wham"
+    table = make_wham_high_res(root)
     sets = made(wham_noise.prepare(root, tmp_path / "data", high_res=True, nj=1))
     assert ids(sets["train"]) == ["file000_000000000_loc05_day1", "file000_007680000_loc05_day1"]
     assert [utt.group for utts in sets.values() for utt in utts] == ["loc05", "loc05", "loc12", "loc33"]

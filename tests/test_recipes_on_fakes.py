@@ -1,0 +1,103 @@
+"""Recipes whose corpora are large or licensed, from stage 1 to rendered sets, on small corpora of the true layout."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import test_corpora_noise as noise
+from tests import test_corpora_rooms as rooms
+from tests import test_corpora_speech as speech
+from tests.recipe_folder import ROOT, RecipeFolder
+from tse_lib.manifest import read_data_dir, read_mixtures
+from tse_lib.store import PackedUtterances
+
+TSE = Path(sys.executable).with_name("tse")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not TSE.exists(), reason=f"{TSE} is missing: pip install -e ."),
+    pytest.mark.skipif(importlib.util.find_spec("soundfile") is None, reason="soundfile is missing"),
+]
+
+
+class Copy(RecipeFolder):
+    """A recipe of the repository below `top`, with fixed sets of two short mixtures each."""
+
+    def __init__(self, top: Path, name: str) -> None:
+        super().__init__(top)
+        self.folder = top / "egs" / name
+        self.script = self.folder / "run.sh"
+        shutil.copytree(ROOT / "egs" / name, self.folder, ignore=shutil.ignore_patterns("data", "exp", "corpora"))
+        shutil.copytree(ROOT / "utils", top / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+        for script in ("path.sh", "cmd.sh", "run.sh"):
+            shutil.copy(ROOT / script, top / script)
+        (top / "tse_lib").symlink_to(ROOT / "tse_lib")
+        path = self.folder / "conf" / "sets.yaml"
+        sets = yaml.safe_load(path.read_text())
+        for one in sets["sets"].values():
+            one |= {"num_mixtures": 2, "num_absent": 1}
+            one["simulation"] |= {"segment_s": 0.5, "num_talkers": 2, "enroll_s": 0.4, "target_begin_s": 0}
+        path.write_text(yaml.safe_dump(sets))
+        self.sets = list(sets["sets"])
+
+    def run_to_stage_2(self) -> None:
+        options = ("--stage", "1", "--stop_stage", "2", "--nj", "2")
+        result = self.run(*options, TSE_PYTHON=sys.executable)
+        assert result.returncode == 0, result.stderr
+        for name in self.sets:
+            mixtures = read_mixtures(self.path(f"data/{name}/mixtures.jsonl"))
+            assert [mixture.target_present for mixture in mixtures].count(False) == 1
+            assert all(
+                self.path(f"data/{name}/mixtures/mixture/{mixture.mix_id}.flac").exists() for mixture in mixtures
+            )
+        again = self.run(*options, TSE_PYTHON=sys.executable)
+        assert again.returncode == 0 and "nothing to do" in again.stderr + again.stdout
+
+
+def test_libri_musan(tmp_path):
+    recipe = Copy(tmp_path, "libri_musan/tse1")
+    top = recipe.path("corpora/LibriSpeech")
+    readers, lines = iter(range(100, 200)), []
+    for part in ("train-clean-100", "train-clean-360", "dev-clean", "test-clean"):
+        for reader in (next(readers) for _ in range(3)):
+            chapter = top / part / str(reader) / "7"
+            for number in range(2):
+                speech.write(chapter / f"{reader}-7-{number:04d}.flac", 16000)
+            (chapter / f"{reader}-7.trans.txt").write_text(
+                "".join(f"{reader}-7-{n:04d} SOME WORDS\n" for n in range(2))
+            )
+            lines.append(f"{reader:<4} | F | {part:<16} | 25.03 | A Name\n")
+    (top / "SPEAKERS.TXT").write_text(";ID  |SEX| SUBSET           |MINUTES| NAME\n" + "".join(lines))
+    noise.make_musan(recipe.path("corpora/musan"))
+    recipe.run_to_stage_2()
+    for name, count in {"train": 12, "dev": 6, "test": 6, "noise_train": 6}.items():
+        utterances = recipe.path(f"data/{name}")
+        assert len(read_tables_at(utterances)) == count
+    assert recipe.path("data/train/packed").is_dir() and recipe.path("data/noise_train/packed").is_dir()
+
+
+def test_hifi48k(tmp_path):
+    recipe = Copy(tmp_path, "hifi48k/tse1")
+    corpora = recipe.path("corpora")
+    speech.make_dns_speech(corpora / "dns_speech")
+    (corpora / "ears").mkdir(parents=True)
+    speech.make_ears(corpora / "ears")
+    speech.make_vctk(corpora / "vctk" / "VCTK-Corpus-0.92")
+    noise.make_wham_high_res(corpora / "wham_noise" / "high_res_wham")
+    noise.make_demand(corpora / "demand", ("DKITCHEN", "NPARK", "STRAFFIC"))
+    for clip in ("4hlyuUXRd4o", "5hlyuUXRd4o", "door_Freesound_validated_235661_0"):
+        noise.write_wave(corpora / "dns_noise" / f"{clip}.wav", 48000)
+    rooms.make_simulated(corpora / "slr26", "simulated_rirs_48k", 48000)
+    rooms.make_slr28(corpora / "slr28" / "RIRS_NOISES")
+    recipe.run_to_stage_2()
+    mixture = read_mixtures(recipe.path("data/test_partial/mixtures.jsonl"))[0]
+    assert mixture.sample_rate == 48000 and all(talker.rir for talker in mixture.talkers)
+
+
+def read_tables_at(folder: Path):
+    utterances = read_data_dir(folder)
+    assert isinstance(utterances, PackedUtterances) == (folder / "packed").is_dir()
+    return utterances
