@@ -6,7 +6,7 @@ Two JSON lines (docs/architecture.md has their keys). `feeding_render`: CPU seco
 (baseline) against seconds of the device for a mixture in a batch of 16, both from samples in memory. `feeding`: seconds
 of a training step of HiFi-TSE v2 on drawn mixtures, for each place of rendering (baseline), against the same step on a
 batch that lies ready; `utilisation` is the share of the time in which the device computes the step. 48 kHz, 4 s, three
-talkers in rooms of 2 s. Needs h5py, as tools/bench/mixing.py, whose corpus it uses.
+talkers in rooms of 2 s; the corpus is that of tools/bench/mixing.py.
 """
 
 import argparse
@@ -37,8 +37,9 @@ from tse_lib.distributed import pick_device
 from tse_lib.evaluation.results import machine
 from tse_lib.simulation.render import render
 from tse_lib.simulation.sample import read_corpus
-from tse_lib.training.steps import supervised_step
-from tse_lib.training.trainer import Extraction, autocast_for, build_objective, draw_batches, new_state
+from tse_lib.training.state import new_state
+from tse_lib.training.steps import new_run, supervised_step
+from tse_lib.training.trainer import draw_batches
 
 RATE, BATCH = 48000, 16
 
@@ -53,7 +54,7 @@ def main() -> None:
     device = pick_device(args.device)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        data, _ = make_corpus(Path(folder) / "data", RATE, 0.5)
+        data = make_corpus(Path(folder) / "data", RATE, 0.5)
         corpus = read_corpus(data / "train", data / "noise", data / "rir")
         print(json.dumps(rendering(corpus, device, 2 if args.quick else 10)), flush=True)
         for place in ("worker", "device"):
@@ -121,13 +122,13 @@ def rendering(corpus: Any, device: torch.device, rounds: int) -> dict[str, Any]:
 
 def feeding(drawn: DrawnMixtures, device: torch.device, workers: int, steps: int) -> dict[str, Any]:
     conf = drawn.conf
-    state, objective = new_state(conf, device), build_objective(conf)
-    network, autocast = Extraction(state.model), autocast_for(device, conf.train.bf16)
+    state = new_state(conf, device)
+    run = new_run(conf, state, device)
     batches = draw_batches(drawn, conf, 0, device)
     counts = {"present": conf.train.batch_size, "absent": conf.train.batch_size}
 
     def step(batch: dict[str, Any]) -> None:
-        supervised_step(network, state.optimizer, [batch], counts, objective, conf.train.clip_norm, autocast)
+        supervised_step(state, run, [batch], counts)
 
     def run_on_drawn() -> None:
         for _ in range(steps):

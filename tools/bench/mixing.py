@@ -8,8 +8,8 @@ the seconds are of this process's CPU. The baseline is written here after what t
 utterances from HDF5 (float32), speed by an FFT resampler, peak to 0.9, a crop of the segment and 2 s, the full
 convolution in double precision, crop, gains. Utterances are 8 s, so it handles no more of them than the segment and
 those 2 s. Ours reads crops of 16-bit files and is `DrawnMixtures`. `null_db` is how far the target's images differ at
-worst: the predecessor's resampler takes the utterance for periodic, and its lengths are rounded. Needs h5py. The JSON
-lines are described in docs/architecture.md.
+worst: the predecessor's resampler takes the utterance for periodic, and its lengths are rounded. Needs h5py
+(pip install -e .[bench]). The JSON lines are described in docs/architecture.md.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # per core, on both sides
 
-import h5py
 import numpy as np
 import scipy.signal
 import torch
@@ -65,7 +64,8 @@ def main() -> None:
     draws = 30 if args.quick else args.draws
     with tempfile.TemporaryDirectory() as folder:
         for number, (case, (sample_rate, segment_s, rt60_s)) in enumerate(CASES.items()):
-            data, store = make_corpus(Path(folder) / str(number), sample_rate, rt60_s)
+            data = make_corpus(Path(folder) / str(number), sample_rate, rt60_s)
+            store = make_store(data)
             drawn = DrawnMixtures(
                 read_corpus(data / "train", data / "noise", data / "rir"), conf_of(sample_rate, segment_s, draws)
             )
@@ -89,9 +89,8 @@ def conf_of(sample_rate: int, segment_s: float, draws: int) -> Config:
     return build(Config, values, "bench")
 
 
-def make_corpus(data: Path, sample_rate: int, rt60_s: float) -> tuple[Path, h5py.File]:
-    """10 talkers of 4 utterances, 8 noises of 20 s, 40 rooms: as 16-bit wav and as HDF5."""
-    store = h5py.File(data.with_suffix(".h5"), "w")
+def make_corpus(data: Path, sample_rate: int, rt60_s: float) -> Path:
+    """10 talkers of 4 utterances, 8 noises of 20 s, 40 rooms, as 16-bit wav."""
     counts = {"train": 40, "noise": 8, "rir": 40}
     seconds = {"train": UTTERANCE_S, "noise": 20.0, "rir": ROOM_S}
     for name, count in counts.items():
@@ -110,17 +109,26 @@ def make_corpus(data: Path, sample_rate: int, rt60_s: float) -> tuple[Path, h5py
             path = data / name / f"{number:03d}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             audio.soundfile.write(path, wave, sample_rate, subtype="PCM_16")
-            store[str(path)] = wave.astype(np.float32) / 32768
             speaker = f"talker{number // 4}" if name == "train" else ""
             utterances.append(Utterance(f"{name}{number:03d}", str(path), sample_rate, size, 0, speaker))
         write_data_dir(data / name, utterances)
-    return data, store
+    return data
+
+
+def make_store(data: Path) -> Any:
+    """The same audio in HDF5, as the predecessor keeps it."""
+    import h5py  # pip install -e .[bench]
+
+    store = h5py.File(data.with_suffix(".h5"), "w")
+    for path in data.glob("*/*.wav"):
+        store[str(path)] = audio.read(path)[0]
+    return store
 
 
 # -------------------------------------------------------------------------------------------------------- the baseline
 
 
-def baseline(mixture: Mixture, store: h5py.File, read_s: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def baseline(mixture: Mixture, store: Any, read_s: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mixture, target and enrolment as the predecessor makes them: (T,) each, float64."""
     rate, total = mixture.sample_rate, mixture.num_samples
 
@@ -159,7 +167,7 @@ def baseline(mixture: Mixture, store: h5py.File, read_s: list[float]) -> tuple[n
     return mixed, images[0], enroll
 
 
-def against_baseline(case: str, drawn: DrawnMixtures, store: h5py.File, draws: int) -> dict[str, Any]:
+def against_baseline(case: str, drawn: DrawnMixtures, store: Any, draws: int) -> dict[str, Any]:
     seconds = {"baseline": 0.0, "ours": 0.0}
     parts = dict.fromkeys(("draw", "read", "resample", "render"), 0.0)
     reading, worst = [0.0], -200.0

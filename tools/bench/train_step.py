@@ -17,8 +17,8 @@ from tse_lib.config import Config, load_config
 from tse_lib.data.dataset import collate
 from tse_lib.distributed import pick_device
 from tse_lib.evaluation.results import machine
-from tse_lib.training.steps import supervised_step
-from tse_lib.training.trainer import Extraction, build_objective, new_state
+from tse_lib.training.state import new_state
+from tse_lib.training.steps import new_run, supervised_step
 
 
 def main() -> None:
@@ -40,22 +40,24 @@ def measure(conf: Config, device: torch.device, rounds: int) -> dict[str, object
     batch = collate([noise_item(conf, 0, place) for place in range(conf.train.batch_size)])
     present = int(batch["present"].sum())
     counts = {"present": present, "absent": conf.train.batch_size - present}
-    objective = build_objective(conf)
-    sides = {name: new_state(conf, device) for name in ("float32", "bfloat16")}
+    sides = {}
+    for name in ("float32", "bfloat16"):
+        state = new_state(conf, device)
+        run = new_run(conf, state, device)
+        run.autocast = torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16")
+        sides[name] = state, run
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory: dict[str, float] = {}
     losses: dict[str, float] = {}
     for number in range(rounds + 2):  # the first two warm up
-        for name, state in sides.items():
-            autocast = torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16")
+        for name, (state, run) in sides.items():
             state.model.train()
             torch.manual_seed(number)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
             begin = time.perf_counter()
-            network = Extraction(state.model)
-            scalars = supervised_step(network, state.optimizer, [batch], counts, objective, 5.0, autocast)
+            scalars = supervised_step(state, run, [batch], counts)
             losses[name] = float(scalars["loss"])  # waits for the device
             if number >= 2:
                 seconds[name].append(time.perf_counter() - begin)
