@@ -110,7 +110,7 @@ def test_arguments_arrive_as_they_are(tmp_path):
     assert (tmp_path / "got").read_text().split("\0")[:-1] == words
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_a_signal_reaches_the_command_and_ends_both(tmp_path, name):
     script = f"trap 'echo saved >got; exit 75' {name[3:]}; touch ready; while true; do sleep 0.01; done"
     process = subprocess.Popen([SCRIPT, "--exp", "exp", "--", "bash", "-c", script], cwd=tmp_path, text=True)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tse_lib.bin.main import main
+from tse_lib.config import read_yaml
 
 TERMS = [{"name": "neg_si_sdr", "weight": 1.0}, {"name": "amplitude", "weight": 0.5}]
 
@@ -27,10 +28,12 @@ def make_run(
     """A run with a line every 50 steps of 0.1 s; `last` is put in its last line."""
     exp.mkdir(parents=True)
     train = {"max_steps": max_steps, "valid_every": 200, "patience": patience, "of_a_later_version": {"x": 1}}
+    if "level_db" in last:
+        train["gan"] = {"level_ratio": [0.5, 2.0], "collapse_below": 0.01, "discriminator_only_steps": 100}
     conf = {"seed": 0, "loss": TERMS, "train": train, "curriculum": list(curriculum)}
     (exp / "config.yaml").write_text(yaml.safe_dump(conf))
     lines = [
-        {"step": step, "loss": 5 - step / 1000, "neg_si_sdr": 4.0, "skipped": 0.0, "lr": 1e-3, "seconds": step / 10}
+        {"step": step, "loss": 5 - step / 1000, "neg_si_sdr": 4.0, "skipped": 0, "lr": 1e-3, "seconds": step / 10}
         for step in range(50, steps + 1, 50)
     ]
     if lines:
@@ -95,10 +98,11 @@ def test_what_has_ended_is_not_silent(tmp_path, watch, options, told):
 @pytest.mark.parametrize(("options", "told"), [
     ({"ago_s": 3000}, r"nothing was logged for 0:50:0\d: is the process dead"),
     ({"loss": float("nan"), "neg_si_sdr": float("inf")}, "not finite: loss, neg_si_sdr"),
-    ({"skipped": 0.4}, "gradients that are not finite"),
+    ({"skipped": 4}, "gradients that are not finite"),
     ({"scores": (1.0, 5.0, 4.0, 3.0, 2.0)}, "falling for 3 validations"),
     ({"scores": (3.0, 2.0, 2.5, 2.6), "patience": 4}, "3 validations without a new best; it ends after 1 more"),
-    ({"level_ratio": 3.0}, "level_ratio is 3, outside 0.5 to 2"),
+    ({"level_db": 12.0, "discriminator": 2.0}, r"4 times as loud as their targets, outside gan.level_ratio \[0.5, 2"),
+    ({"level_db": 1.0, "discriminator": 0.002}, "discriminator's loss is 0.002, below gan.collapse_below 0.01"),
     ({"data_s": 0.06, "forward_s": 0.03, "backward_s": 0.01}, "60 % of a step is waiting for data"),
 ])  # fmt: skip
 def test_what_looks_wrong_is_told(tmp_path, watch, options, told):
@@ -107,8 +111,8 @@ def test_what_looks_wrong_is_told(tmp_path, watch, options, told):
 
 
 @pytest.mark.parametrize("options", [
-    {"scores": (1.0, 5.0, 4.0, 3.0, 3.5)}, {"ago_s": 100}, {"level_ratio": 1.1}, {"data_s": 0.01, "forward_s": 0.09},
-    {"scores": (3.0, 2.0, 2.5), "patience": 8}, {"scores": ()},
+    {"scores": (1.0, 5.0, 4.0, 3.0, 3.5)}, {"scores": (3.0, 2.0, 2.5), "patience": 8}, {"scores": ()}, {"ago_s": 100},
+    {"level_db": -3.0, "discriminator": 0.3}, {"data_s": 0.01, "forward_s": 0.09},
 ])  # fmt: skip
 def test_what_looks_right_is_not(tmp_path, watch, options):
     assert warnings(watch(make_run(tmp_path / "tse", **options))[1]) == []
@@ -125,9 +129,9 @@ def test_a_slow_log_is_given_time(tmp_path, watch):
 def test_counts_of_steps_skipped_bad_files_and_restarts(tmp_path, watch):
     exp = make_run(tmp_path / "tse")
     write_log(exp, "train", [
-        {"step": 50, "loss": 1.0, "skipped": 0.1, "bad_files": 2},
-        {"step": 150, "loss": 1.0, "skipped": 0.02, "bad_files": 1},
-        {"step": 200, "loss": 1.0, "skipped": 0.0, "bad_files": 0},
+        {"step": 50, "loss": 1.0, "skipped": 5, "bad_files": 2},
+        {"step": 150, "loss": 1.0, "skipped": 2, "bad_files": 1},
+        {"step": 200, "loss": 1.0, "skipped": 0, "bad_files": 0},
     ])  # fmt: skip
     write_log(exp, "restarts", [{"step": 150, "exit_code": 1}])
     assert (
@@ -144,7 +148,7 @@ def test_where_the_curriculum_is(tmp_path, watch):
 
 
 def test_its_values_are_those_of_the_conf(tmp_path, watch):
-    conf = yaml.safe_load((Path(__file__).parent.parent / "egs/mini/tse1/conf/long.yaml").read_text())
+    conf = read_yaml(Path(__file__).parent.parent / "egs/mini/tse1/conf/long.yaml")
     exp = make_run(tmp_path / "tse", steps=1500)
     (exp / "config.yaml").write_text(yaml.safe_dump(conf))
     assert "until step 3000: num_talkers 2, snr_db 12.5 to 25" in watch(exp)[1]

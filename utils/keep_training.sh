@@ -12,8 +12,8 @@
 #   --print_systemd     print a unit for systemd that does this from the current folder, and end
 #
 # Exit code 0 of the command ends this; 75 ("start me again") restarts it without a wait; any other code restarts it
-# after one. SIGTERM, SIGINT and SIGHUP are passed on to the command, and end this when it has ended. The exit code is
-# the command's last one; 1 when another training runs in DIR, 2 for wrong usage.
+# after one. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the command, and end this when it has ended. The exit
+# code is the command's last one; 1 when another training runs in DIR, 2 for wrong usage.
 set -euo pipefail
 
 RESTART_ME=75
@@ -167,4 +167,5 @@ die() { # die CODE MESSAGE
 trap 'pass_on TERM' TERM
 trap 'pass_on INT' INT
 trap 'pass_on HUP' HUP
+trap 'pass_on USR1' USR1
 main "$@"

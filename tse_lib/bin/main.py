@@ -17,6 +17,7 @@ VERBS = {
     "inspect": ("tse_lib.bin.inspect", "look at and listen to drawn mixtures before training on them"),
     "train": ("tse_lib.bin.train", "train an experiment, or go on with one"),
     "watch": ("tse_lib.bin.watch", "follow trainings in the terminal"),
+    "curves": ("tse_lib.bin.curves", "compare trainings in one page"),
     "check": ("tse_lib.bin.check", "check an experiment's configuration, data and model before it is trained"),
     "infer": ("tse_lib.bin.infer", "run a model over a set of mixtures"),
     "score": ("tse_lib.bin.score", "score estimates against their references"),

@@ -32,7 +32,6 @@ from tse_lib.evaluation.runs import (
 COLOURS = {"title": "1", "good": "32;1", "warning": "33;1", "": ""}  # style: parameters of ANSI's "select graphics"
 SPLIT = ("data_s", "forward_s", "backward_s", "optimizer_s")  # where the time of a step goes
 SHOWN_APART = ("loss", "lr", "grad_norm", "skipped", "bad_files", *SPLIT)
-HEALTHY = {"level_ratio": (0.5, 2.0), "rms_ratio": (0.5, 2.0)}  # of an output to its target; else a GAN runs away
 QUIET_S = 120.0  # a log without a new line for this long is worth a word, if its lines usually come sooner
 SLOW_DATA = 0.3  # the share of a step that may be spent on waiting for data
 FALLING = 3  # validations, each below the one before
@@ -207,7 +206,7 @@ def events(run: Run) -> list[str]:
     if values:
         parts.append(f"{parts.pop()}: {values}" if parts else f"  schedule: {values}")
     counts = {
-        "steps skipped, their gradient not finite": counted(run.train, "skipped", per_step=True),
+        "steps skipped, their gradient not finite": counted(run.train, "skipped"),
         "mixtures drawn anew because of bad files": counted(run.train, "bad_files"),
         "restarts": len(run.restarts),
     }
@@ -260,13 +259,31 @@ def warnings(run: Run, last: Line, now: float) -> list[str]:
     left = run.patience - run.since_best
     if run.patience and not run.ended and left <= max(1, run.patience // 4):
         found.append(f"{run.since_best} validations without a new best; it ends after {left} more")
-    for key, (low, high) in HEALTHY.items():
-        for name in (name for name in last if key in name):
-            if is_number(last[name]) and not low <= last[name] <= high:
-                found.append(f"{name} is {last[name]:.3g}, outside {low:g} to {high:g}: outputs lose their level")
+    found += gan_warnings(run, last)
     each = sum(last[key] for key in SPLIT if is_number(last.get(key)))
     if is_number(last.get("data_s")) and last["data_s"] > SLOW_DATA * each:
         found.append(f"{100 * last['data_s'] / each:.0f} % of a step is waiting for data: more train.num_workers?")
+    return found
+
+
+def gan_warnings(run: Run, last: Line) -> list[str]:
+    """By the limits of the conf's section `gan`: the two ways in which such a training runs away."""
+    train = run.conf.get("train")
+    gan = train.get("gan") if isinstance(train, dict) else None
+    if not isinstance(gan, dict):
+        return []
+    found, limits, least = [], gan.get("level_ratio"), gan.get("collapse_below")
+    if is_number(last.get("level_db")) and isinstance(limits, list) and len(limits) == 2:
+        ratio = 10 ** (last["level_db"] / 20)
+        if not limits[0] <= ratio <= limits[1]:
+            found.append(f"outputs are {ratio:.2g} times as loud as their targets, outside gan.level_ratio {limits}")
+    if (
+        is_number(last.get("discriminator"))
+        and is_number(least)
+        and run.step > (gan.get("discriminator_only_steps") or 0)
+    ):
+        if 0 < last["discriminator"] < least:
+            found.append(f"the discriminator's loss is {last['discriminator']:.2g}, below gan.collapse_below {least:g}")
     return found
 
 

@@ -84,9 +84,17 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     found = [path for path in paths if (path / "config.yaml").exists()]
     if not found:
         raise FileNotFoundError(f"{', '.join(map(str, paths))}: no training here: there is no config.yaml")
-    names = [path.absolute().name for path in found]
+    return [read_run(path, name) for path, name in zip(found, short_names(found), strict=True)]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path that no other has: `mini/tse1/exp/tse` beside `librimix/tse1/exp/tse`."""
+    every = [path.resolve().parts for path in paths]
     return [
-        read_run(path, name if names.count(name) == 1 else str(path)) for path, name in zip(found, names, strict=True)
+        "/".join(
+            next((parts[-n:] for n in range(1, len(parts)) if [p[-n:] for p in every].count(parts[-n:]) == 1), parts)
+        )
+        for parts in every
     ]
 
 
@@ -151,15 +159,9 @@ def config_of(run: Run) -> Config | None:
         return None
 
 
-def counted(lines: Sequence[Line], key: str, per_step: bool = False) -> int:
-    """The sum of a column; `per_step` where it holds the mean of the steps since the line before."""
-    steps = [0, *(line["step"] for line in lines)]
-    values = [
-        line[key] * (step - before if per_step else 1)
-        for line, before, step in zip(lines, steps, steps[1:], strict=False)
-        if is_number(line.get(key)) and math.isfinite(line[key])
-    ]
-    return round(sum(values))
+def counted(lines: Sequence[Line], key: str) -> int:
+    """The sum of a column."""
+    return round(sum(value for _, value in points(lines, key)))
 
 
 def step_time(run: Run) -> float | None:
@@ -170,7 +172,7 @@ def step_time(run: Run) -> float | None:
         for first, second in pairwise(recent)
         if second["step"] > first["step"]
     ]
-    return median(times) if times else None
+    return (median(times) or None) if times else None  # 0.0 where the log's tenths of a second are too coarse
 
 
 def seconds_left(run: Run) -> float | None:
