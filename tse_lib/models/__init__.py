@@ -1,5 +1,10 @@
-"""The networks by name. Adding one: import it, add a line."""
+"""The networks by name. Adding one: import it, add a line.
 
+An extractor has `encode(enroll, lengths) -> condition` and `forward(mixture, condition) -> (B, 1, C, T)`, a separator
+has `forward(mixture) -> (B, S, C, T)`. What needs the sample rate takes it as `sample_rate`.
+"""
+
+import inspect
 from typing import Any
 
 from torch import nn
@@ -23,8 +28,9 @@ def build_model(name: str, params: dict[str, Any], sample_rate: int) -> nn.Modul
     kind = MODELS[name]
     if "sample_rate" in params:
         raise ValueError("model.params: sample_rate stands once, at the top of the conf")
-    check_params(kind.__init__, {**params, "sample_rate": sample_rate}, f"model {name}")
+    check_params(kind.__init__, params, f"model {name}")
+    rate = {"sample_rate": sample_rate} if "sample_rate" in inspect.signature(kind).parameters else {}
     try:
-        return kind(sample_rate=sample_rate, **params)
+        return kind(**rate, **params)
     except TypeError as error:
         raise ValueError(f"model {name}: {error}".replace("__init__() ", "")) from None

@@ -32,6 +32,9 @@ HIFI_TSE_V2 = {
 }
 HIFI_TSE_V1 = {**HIFI_TSE_V2, "lstm_hidden": 192, "reinject_at": [0, 2, 4], "film": False}
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, *CONVOLUTIONS)
+
 # preset -> what `describe` reports, and the options of the model
 PRESETS: dict[str, dict[str, Any]] = {
     "hifi_tse_v1": {
@@ -58,7 +61,12 @@ def describe(preset: str) -> dict[str, Any]:
     facts = PRESETS[preset]
     model = build_model(facts["name"], facts["params"], facts["sample_rate"]).eval()
     wave = torch.zeros(1, 1, facts["sample_rate"])
-    macs = count_macs(model, lambda: model(wave, model.encode(wave)))  # type: ignore[operator]
+    extracts = facts["task"] == "extract"
+
+    def run() -> None:
+        model(wave, model.encode(wave)) if extracts else model(wave)  # type: ignore[operator]
+
+    macs = count_macs(model, run)
     return {
         "name": facts["name"],
         "preset": preset,
@@ -72,13 +80,17 @@ def describe(preset: str) -> dict[str, Any]:
 
 
 def count_macs(model: nn.Module, run: Any) -> int:
-    """Multiply-accumulates of the linear maps, recurrences and attentions while `run()` uses the model."""
+    """Multiply-accumulates of the linear maps, convolutions, recurrences and attentions while `run()` uses the model."""
     total = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         nonlocal total
         if isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+            total += inputs[0].numel() * module.weight[0].numel()
         elif isinstance(module, nn.LSTM):
             per_frame = sum(weight.numel() for name, weight in module.named_parameters() if name.startswith("weight"))
             total += inputs[0].numel() // module.input_size * per_frame
@@ -88,11 +100,7 @@ def count_macs(model: nn.Module, run: Any) -> int:
             projections = 2 * length * dim * dim + 2 * length_e * dim * dim
             total += batch * (projections + 2 * length * length_e * dim)
 
-    handles = [
-        module.register_forward_hook(add)
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, nn.LSTM, nn.MultiheadAttention))
-    ]
+    handles = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, COUNTED)]
     with torch.no_grad():
         run()
     for handle in handles:
