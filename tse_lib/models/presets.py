@@ -80,7 +80,7 @@ def describe(preset: str) -> dict[str, Any]:
 
 
 def count_macs(model: nn.Module, run: Any) -> int:
-    """Multiply-accumulates of the linear maps, convolutions, recurrences and attentions while `run()` uses the model."""
+    """Multiply-accumulates of linear maps, convolutions, recurrences and attentions while `run()` uses the model."""
     total = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
