@@ -32,7 +32,7 @@ TITLES = {
     "ta_attenuation_db": "Attenuation where the target is absent (dB)",
     "lr": "Learning rate",
     "grad_norm": "Gradient norm",
-    "skipped": "Share of steps that were skipped",
+    "skipped": "Steps skipped, their gradient not finite",
     "bad_files": "Mixtures drawn anew because of bad files",
 }
 
@@ -59,8 +59,8 @@ def curves_page(runs: Sequence[Run], parameters: Sequence[int | None], window: i
     names = " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} trainings"
     body = [
         f'<header><p class="eyebrow">Training curves</p><h1>{escape(names)}</h1></header>',
-        f'<section id="runs"><h2>What came of them</h2>{scroll_table("What came of them", *outcomes(runs, parameters))}'
-        "</section>",
+        '<section id="runs"><h2>What came of them</h2><p class="lead">The best by SI-SDRi on the development set.</p>',
+        f"{scroll_table('What came of them', *outcomes(runs, parameters))}</section>",
         curves_section(runs, window),
         differences_section(runs),
         f"<footer><h2>Where this comes from</h2><pre><code>{escape(command)}</code></pre></footer>",
@@ -80,7 +80,7 @@ def default_window(runs: Sequence[Run]) -> int:
 def outcomes(runs: Sequence[Run], parameters: Sequence[int | None]) -> tuple[list[str], list[list[str]]]:
     head = [
         "",
-        "best dev SI-SDRi (dB)",
+        "best (dB)",
         "at step",
         "after (h)",
         "steps",
