@@ -33,9 +33,7 @@ DEFAULT_PARTS = ("musan",)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: tse prepare musan --root corpora/musan --out data"
     add = parser.add_argument
-    add(
-        "--root", type=Path, required=True, help="the folder of noise/, music/ and speech/, or the one above it"
-    )
+    add("--root", type=Path, required=True, help="the folder of noise/, music/ and speech/, or the one above it")
     add(
         "--parts",
         nargs="+",
