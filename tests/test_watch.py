@@ -111,7 +111,7 @@ def test_what_looks_wrong_is_told(tmp_path, watch, options, told):
 
 
 @pytest.mark.parametrize("options", [
-    {"scores": (1.0, 5.0, 4.0, 3.0, 3.5)}, {"scores": (3.0, 2.0, 2.5), "patience": 8}, {"scores": ()}, {"ago_s": 100},
+    {"scores": (5.0, 4.0, 3.0, 3.5, 3.2)}, {"scores": (3.0, 2.0, 2.5), "patience": 8}, {"scores": ()}, {"ago_s": 100},
     {"level_db": -3.0, "discriminator": 0.3}, {"data_s": 0.01, "forward_s": 0.09},
 ])  # fmt: skip
 def test_what_looks_right_is_not(tmp_path, watch, options):
@@ -169,7 +169,7 @@ def test_before_the_first_line(tmp_path, watch):
 
 
 def test_several_runs_and_folders_that_are_none(tmp_path, watch):
-    make_run(tmp_path / "a"), make_run(tmp_path / "b"), (tmp_path / "log").mkdir()
+    make_run(tmp_path / "a"), make_run(tmp_path / "b"), (tmp_path / "log").mkdir(), (tmp_path / "notes").touch()
     code, out, _ = watch(*sorted(tmp_path.iterdir()))
     assert code == 0 and out.count(" of 2000, running") == 2
     code, _, err = watch(tmp_path / "log")

@@ -71,7 +71,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in these folders, in their order. A folder without a config.yaml is left out: `exp/*` holds others, too.
+    """The runs in these folders, in their order. What has no config.yaml is left out: `exp/*` holds other things, too.
 
     Raises:
         FileNotFoundError: a folder does not exist, or none of them holds a run.
@@ -79,7 +79,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
     for path in paths:
-        if not path.is_dir():
+        if not path.exists():
             raise FileNotFoundError(f"{path}: no such folder; that of an experiment is wanted, as exp/tse")
     found = [path for path in paths if (path / "config.yaml").exists()]
     if not found:
@@ -113,12 +113,12 @@ def read_lines(path: Path) -> list[Line]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            line = json.loads(text) if text.endswith("\n") else None
+            line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and is_number(line.get("step")):
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
 
