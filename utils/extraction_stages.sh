@@ -5,17 +5,17 @@
 #
 # It reads the recipe's options conf and nproc, and these names (sets lie in data/), which a recipe may change before
 # (one name or several):
-sets=conf/sets.yaml         # the fixed mixtures
-dev=dev                     # the set that chooses the checkpoint
-tests=(test)                # the sets that are scored
-drawn=(dev test)            # what the fixed mixtures are drawn from: speech, noise, rooms
-train=(train)               # what training draws from: speech,
+sets=conf/sets.yaml          # the fixed mixtures
+dev=dev                      # the set that chooses the checkpoint
+tests=(test)                 # the sets that are scored
+drawn=(dev test)             # what the fixed mixtures are drawn from: speech, noise, rooms
+train=(train)                # what training draws from: speech,
 train_noise=() train_rirs=() # noise and rooms
-packed=()                   # sets that are packed first: a large corpus is read faster so
+packed=()                    # sets that are packed first: a large corpus is read faster so
+finetunes=()                 # confs of stage 4 that start from the best of conf's experiment: a GAN, a student
 
 extraction_stages() {
-  local command=$1 exp set all=("data/$dev" "${tests[@]/#/data/}") tables=() parts=() summaries=()
-  exp=exp/$(basename "$conf" .yaml)
+  local command=$1 set one all=("data/$dev" "${tests[@]/#/data/}") tables=()
   for set in "${packed[@]}"; do
     stage 1 "pack_$set" --in "data/$set/wav.scp" "data/$set/utt2num_samples" --out "data/$set/packed" -- \
       tse pack "data/$set" --nj "$nj"
@@ -25,19 +25,45 @@ extraction_stages() {
     tse simulate --conf "$sets" --data data
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
-  stage 3 train --in "$conf" "${train[@]/#/data/}" "${train_noise[@]/#/data/}" "${train_rirs[@]/#/data/}" \
+  train_stage 3 train "$conf"
+  for one in "${finetunes[@]}"; do train_stage 4 "finetune_$(experiment "$one")" "$one" "exp/$(experiment "$conf")/best.pt"; done
+  for one in "$conf" "${finetunes[@]}"; do infer_stages "$one"; done
+  for one in "$conf" "${finetunes[@]}"; do score_stages "$one" "$command"; done
+}
+
+experiment() { basename "$1" .yaml; }
+
+# How the stages of an experiment are called: those of conf by their set alone.
+of_experiment() { if [ "$1" = "$conf" ]; then echo "$2"; else echo "$(experiment "$1")_$2"; fi; }
+
+train_stage() { # NUMBER NAME CONF [CHECKPOINT that it starts from]
+  local exp
+  exp=exp/$(experiment "$3")
+  stage "$1" "$2" --in "$3" "${@:4}" "${train[@]/#/data/}" "${train_noise[@]/#/data/}" "${train_rirs[@]/#/data/}" \
     "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \
-    tse train --conf "$conf" --data data --train "${train[@]}" ${train_noise:+--noise "${train_noise[@]}"} \
+    tse train --conf "$3" --data data --train "${train[@]}" ${train_noise:+--noise "${train_noise[@]}"} \
     ${train_rirs:+--rirs "${train_rirs[@]}"} --dev "$dev" --exp "$exp" --nproc "$nproc"
+}
+
+infer_stages() { # CONF
+  local exp set
+  exp=exp/$(experiment "$1")
   for set in "${tests[@]}"; do
-    stage 5 "infer_$set" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" --log "$exp/$set/log" --nj "$nj" -- \
+    stage 5 "infer_$(of_experiment "$1" "$set")" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" \
+      --log "$exp/$set/log" --nj "$nj" -- \
       tse infer --model "$exp/best.pt" --data "data/$set" --out "$exp/$set/wav" --job JOB/NJ --threads 1
   done
+}
+
+score_stages() { # CONF COMMAND
+  local exp set parts=() summaries=()
+  exp=exp/$(experiment "$1")
   for set in "${tests[@]}"; do
-    stage 6 "score_$set" --in "$exp/$set/wav" "data/$set/mixtures" --out "$exp/$set/scores.part" --log "$exp/$set/log" \
-      --nj "$nj" -- tse score --data "data/$set" --est "$exp/$set/wav" --out "$exp/$set/scores.part" --job JOB/NJ
+    stage 6 "score_$(of_experiment "$1" "$set")" --in "$exp/$set/wav" "data/$set/mixtures" --out "$exp/$set/scores.part" \
+      --log "$exp/$set/log" --nj "$nj" -- \
+      tse score --data "data/$set" --est "$exp/$set/wav" --out "$exp/$set/scores.part" --job JOB/NJ
     parts+=("$exp/$set/scores.part") summaries+=("$exp/$set/summary.json")
   done
-  stage 6 results --in "${parts[@]}" "$conf" --out RESULTS.md "${summaries[@]}" "$exp/report" --log "$exp/log" -- \
-    tse results --exp "$exp" --sets "${tests[@]}" --conf "$conf" --command "$command --conf $conf"
+  stage 6 "$(of_experiment "$1" results)" --in "${parts[@]}" "$1" --out RESULTS.md "${summaries[@]}" "$exp/report" \
+    --log "$exp/log" -- tse results --exp "$exp" --sets "${tests[@]}" --conf "$1" --command "$2 --conf $conf${finetunes[*]:+ --finetune \"${finetunes[*]}\"}"
 }

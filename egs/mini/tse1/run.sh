@@ -6,11 +6,13 @@ cd "$(dirname "$0")"
 ## options
 conf=conf/tse.yaml # the experiment; conf/long.yaml shows what an hour gives
 nproc=auto         # training processes: auto takes every GPU, or the CPU cores
+finetune=          # stage 4: confs that start from its best, as "conf/gan.yaml conf/student.yaml"
 seed=0             # of the talkers
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/extraction_stages.sh
 drawn=(dev test noise_dev noise_test) train_noise=(noise_train)
+read -ra finetunes <<<"$finetune"
 
 stage 1 prepare --out data/train data/dev data/test data/noise_train -- \
   tse prepare mini --out data --sample_rate 8000 --seed "$seed"
