@@ -10,7 +10,7 @@ from tse_lib.data.dataset import DrawnMixtures, collate, collate_raw, render_raw
 from tse_lib.models import build_model
 from tse_lib.models.presets import HIFI_TSE_V2
 from tse_lib.simulation.sample import read_corpus
-from tse_lib.training.trainer import autocast_for
+from tse_lib.training.steps import autocast_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -13,7 +13,7 @@ from tse_lib.config import Inference
 from tse_lib.dsp.overlap_add import chunk_starts, cross_fade, overlap_add
 from tse_lib.export.pack import pack
 from tse_lib.inference.extractor import infer
-from tse_lib.training.trainer import new_state
+from tse_lib.training.state import new_state
 
 CHUNK = 100
 

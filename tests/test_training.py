@@ -20,13 +20,14 @@ from tests import tiny
 from tse_lib import checkpoint
 from tse_lib.config import Config, build
 from tse_lib.data.dataset import DrawnMixtures, collate
-from tse_lib.losses import build_loss
 from tse_lib.losses.level import attenuation
 from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.simulation.sample import read_corpus
+from tse_lib.training.saving import hash_of_corpus
 from tse_lib.training.schedule import lr_scale
-from tse_lib.training.steps import Objective, supervised_step
-from tse_lib.training.trainer import Extraction, autocast_for, build_objective, hash_of_corpus, new_state, train
+from tse_lib.training.state import new_state
+from tse_lib.training.steps import Objective, autocast_for, build_objective, new_run, supervised_step
+from tse_lib.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -69,8 +70,11 @@ def assert_equal(one, other, where=""):
         assert one == other, where
 
 
+CLOCKS = ("seconds", "data_s", "forward_s", "backward_s", "optimizer_s")
+
+
 def without_clock(saved):
-    return {key: value for key, value in saved.items() if key != "seconds"}
+    return {key: value for key, value in saved.items() if key not in CLOCKS}
 
 
 # ---------------------------------------------------------------------------------------- whole
@@ -78,18 +82,13 @@ def without_clock(saved):
 
 def test_the_loss_of_a_batch_falls(corpus):
     conf = conf_with({"lr": 1e-2, "batch_size": 4, "warmup_steps": 0}, simulation={"target_absent": 0})
-    data, state, objective = DrawnMixtures(corpus, conf), new_state(conf, CPU), build_objective_without_absent(conf)
-    batch, network, losses = collate([data[index] for index in range(4)]), Extraction(state.model).train(), []
+    conf = conf.model_copy(update={"loss": conf.loss[:1]})
+    data, state = DrawnMixtures(corpus, conf), new_state(conf, CPU)
+    batch, run, losses = collate([data[index] for index in range(4)]), new_run(conf, state, CPU), []
     for _ in range(60):
-        logs = supervised_step(
-            network, state.optimizer, [batch], {"present": 4, "absent": 0}, objective, 5.0, autocast_for(CPU, False)
-        )
+        logs = supervised_step(state, run, [batch], {"present": 4, "absent": 0})
         losses.append(float(logs["loss"]))
     assert losses[-1] < losses[0] - 2
-
-
-def build_objective_without_absent(conf):
-    return build_objective(conf.model_copy(update={"loss": conf.loss[:1]}))
 
 
 def test_what_a_run_writes(corpus, corpus_dir, tmp_path):
@@ -241,20 +240,18 @@ def items(count, present):
     ]
 
 
-def step_with(groups, present, conf=None, clip_norm=1e9):
+def step_with(groups, present, clip_norm=1e9):
     """The state after one optimizer step over batches, and what the step reports."""
-    conf = conf or conf_with()
+    conf = conf_with({"clip_norm": clip_norm})
     state = new_state(conf, CPU)
     state.model.load_state_dict(tiny.make_model().state_dict())
     counts = {"present": sum(present), "absent": len(present) - sum(present)}
     batches = [collate(group) for group in groups]
-    autocast = autocast_for(CPU, False)
     gradients = {}
-    state.optimizer.register_step_pre_hook(
+    state.parts["model"].optimizer.register_step_pre_hook(
         lambda optimizer, args, kwargs: gradients.update({n: p.grad.clone() for n, p in state.model.named_parameters()})
     )
-    network = Extraction(state.model).train()
-    logs = supervised_step(network, state.optimizer, batches, counts, build_objective(conf), clip_norm, autocast)
+    logs = supervised_step(state, new_run(conf, state, CPU), batches, counts)
     return state, logs, gradients
 
 
@@ -273,14 +270,10 @@ def test_two_batches_of_two_are_one_batch_of_four(present):
 def test_the_loss_is_the_mean_over_those_it_is_for():
     present = (True, False, True, True, False)
     batch = collate(items(5, present))
-    objective = Objective(
-        [
-            ("neg_si_sdr", 2.0, "present", build_loss("neg_si_sdr", "present", {})),
-            ("attenuation", 0.5, "absent", build_loss("attenuation", "absent", {})),
-        ]
-    )
+    terms = [{"name": "neg_si_sdr", "weight": 2.0}, {"name": "attenuation", "weight": {0: 1, 10: 0}, "when": "absent"}]
+    objective = Objective(conf_with(loss=terms).loss)
     estimate = torch.randn(5, 1, 1, 800, generator=torch.manual_seed(3))
-    total, shares = objective(estimate, batch, {"present": 3, "absent": 2})
+    total, shares = objective(estimate, batch, {"present": 3, "absent": 2}, step=5)
     here, gone = torch.tensor(present), ~torch.tensor(present)
     si_sdr = neg_si_sdr(estimate[here], batch["target"][here][:, None]).mean()
     level = attenuation(estimate[gone], batch["mixture"][gone][:, None]).mean()
@@ -324,8 +317,14 @@ def test_skipped_steps_are_counted_and_too_many_stop(corpus, corpus_dir, tmp_pat
         return item
 
     monkeypatch.setattr(DrawnMixtures, "__getitem__", poisoned)
-    with pytest.raises(ValueError, match="not finite in 20 steps in a row, at step 23; lower train.lr"):
+    with pytest.raises(
+        ValueError, match="not finite in 20 steps in a row, at step 23; the last good step was 3"
+    ) as end:
         run(conf, corpus, corpus_dir, tmp_path)
+    assert "the mixture's samples of train-6, train-7; the model's output of train-6, train-7; the loss" in str(
+        end.value
+    )
+    assert "lr 0.000998" in str(end.value)
     skipped = [line["skipped"] for line in lines_of(tmp_path / "log" / "train.jsonl")]
     assert skipped == [0, 0, 0] + [1] * 19
     assert not (tmp_path / "best.pt").exists()
@@ -351,15 +350,9 @@ def test_bf16_is_used_where_the_processor_has_it():
     state.model.load_state_dict(tiny.make_model().state_dict())
     present, seen = (True, False), []
     state.model.usef.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].dtype))
-    with_bf16 = supervised_step(
-        Extraction(state.model).train(),
-        state.optimizer,
-        [collate(items(2, present))],
-        {"present": 1, "absent": 1},
-        build_objective(conf_with()),
-        1e9,
-        torch.autocast("cpu", torch.bfloat16),
-    )
+    run = new_run(conf_with(), state, CPU)
+    run.autocast = torch.autocast("cpu", torch.bfloat16)
+    with_bf16 = supervised_step(state, run, [collate(items(2, present))], {"present": 1, "absent": 1})
     _, exact, _ = step_with([items(2, present)], present)
     assert torch.bfloat16 in seen
     assert not with_bf16["skipped"] and with_bf16["loss"].dtype == torch.float32

@@ -190,8 +190,56 @@ class LossTerm(Section):
         return self
 
 
+class Gan(Section):
+    """`train.gan`: the discriminator of `step: gan`, and how much of it the extractor hears.
+
+    At first the discriminator learns alone and the extractor stays as it is, then the weights of its losses grow
+    linearly from 0, then they are full. The learning rate of each warms up when it begins to move.
+    """
+
+    discriminator: Choice = Field(description="of tse_lib.models.discriminators.DISCRIMINATORS")
+    lr: float = Field(gt=0)
+    min_lr: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.8, 0.99)
+    discriminator_only_steps: int = Field(ge=0)
+    ramp_steps: int = Field(ge=0)
+    adversarial_weight: float = Field(gt=0)
+    feature_weight: float = Field(ge=0, description="of feature matching")
+    level_ratio: Range = Field((0.5, 2.0), description="warn where output over target level leaves this")
+    collapse_below: float = Field(0.01, ge=0, description="warn where the discriminator's loss falls below this")
+    stop_after: int = Field(10, ge=0, description="reports in a row with the same warning before stopping; 0: never")
+
+    @model_validator(mode="after")
+    def _warms_up_alone(self) -> "Gan":
+        if self.warmup_steps > self.discriminator_only_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must lie inside discriminator_only_steps "
+                f"{self.discriminator_only_steps}: a discriminator that hardly learns is no use to the extractor"
+            )
+        return self
+
+
+class Distill(Section):
+    """`train.distill`: what `step: distill` learns from a frozen teacher, beside the losses of the conf."""
+
+    teacher: str = Field(description="a checkpoint; its own conf says which model it is")
+    weight: float = Field(gt=0, description="of the negative SI-SDR to the teacher's output, of present targets")
+    features: dict[str, str] = Field({}, description="modules whose outputs are matched: the student's, the teacher's")
+    feature_weight: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _features_have_a_weight(self) -> "Distill":
+        if bool(self.features) != (self.feature_weight > 0):
+            raise ValueError("features and a feature_weight above 0 belong together")
+        return self
+
+
 class Train(Section):
-    step: Literal["supervised"] = "supervised"
+    step: Literal["supervised", "gan", "distill"] = "supervised"
+    gan: Gan | None = None
+    distill: Distill | None = None
     max_steps: int = Field(gt=0, description="optimizer steps; every other count here is in them too")
     batch_size: int = Field(gt=0)
     accumulate: int = Field(1, gt=0, description="batches in one optimizer step")
@@ -203,13 +251,28 @@ class Train(Section):
     clip_norm: float = Field(5.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     bf16: bool = Field(True, description="bfloat16 autocast where the processor has it; losses stay in float32")
+    tf32: bool = Field(True, description="products of float32 matrices in TensorFloat-32, on GPUs that have it")
+    compile: bool = Field(False, description="torch.compile: minutes at the start for faster steps")
     num_workers: int = Field(1, ge=0)
     bad_files: Literal["stop", "skip"] = Field("stop", description="what to do about a file that cannot be read")
     log_every: int = Field(50, gt=0)
     save_every: int = Field(500, gt=0)
+    keep_last: int = Field(2, gt=0, description="checkpoints, the newest counted, besides milestones")
+    milestones: tuple[int, ...] = Field((), description="steps that are validated and whose checkpoints stay for ever")
     valid_every: int = Field(1000, gt=0)
+    audio_examples: int = Field(3, ge=0, description="dev mixtures to hear in TensorBoard after each validation")
     patience: int = Field(0, ge=0, description="validations without a new best before stopping; 0: never")
     init_from: str | None = Field(None, description="start from the weights of this checkpoint")
+    overfit_batches: int = Field(0, ge=0, description="repeat those of the first steps: can it learn at all? 0: never")
+
+    @model_validator(mode="after")
+    def _sections_fit_the_step(self) -> "Train":
+        for name in ("gan", "distill"):
+            if (getattr(self, name) is not None) != (self.step == name):
+                raise ValueError(f"a section '{name}' belongs to 'step: {name}' and to no other, got step: {self.step}")
+        if self.gan and self.gan.discriminator_only_steps >= self.max_steps:
+            raise ValueError(f"gan.discriminator_only_steps must be below max_steps {self.max_steps}")
+        return self
 
 
 class Inference(Section):

@@ -1,4 +1,6 @@
-"""Several processes under torchrun; on one process everything here is a no-op, so no caller asks which it is."""
+"""Several processes, of `tse train --nproc` or of torchrun; on one process everything here is a no-op, so no caller
+asks which it is.
+"""
 
 import ctypes
 import os
@@ -10,7 +12,7 @@ import torch.distributed as dist
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Of "auto", "cpu", "cuda" or "cuda:1"; under torchrun each process takes its own GPU."""
+    """Of "auto", "cpu", "cuda" or "cuda:1"; of several processes each takes its own GPU."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -22,20 +24,25 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def start(device: torch.device) -> None:
-    """Join the process group if torchrun started us."""
+    """Join the process group if we were started as one of several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
+def end_with_launcher() -> None:
+    """As one of several processes, die when the one that started us dies."""
+    if "WORLD_SIZE" in os.environ:
+        end_with_parent()
+        if os.environ.get("TSE_LAUNCHER", str(os.getppid())) != str(os.getppid()):  # it died before we asked
+            sys.exit(1)
+
+
 def end_with_parent() -> None:
-    """Die when torchrun dies. It gives its processes sessions of their own, so who ends torchrun's misses them."""
-    if "WORLD_SIZE" not in os.environ or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.environ.get("TSE_TORCHRUN", str(os.getppid())) != str(os.getppid()):  # it died before we asked to be told
-        sys.exit(1)
+    """Ask the system to be killed when the process that started us ends, however it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def stop() -> None:
@@ -67,3 +74,34 @@ def total(values: torch.Tensor) -> torch.Tensor:
     on_device = values.cuda() if dist.get_backend() == "nccl" else values.clone()  # nccl adds on GPUs only
     dist.all_reduce(on_device)
     return on_device.cpu()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on one process at least."""
+    return bool(total(torch.tensor(float(flag))) > 0) if dist.is_initialized() else flag
+
+
+def gather(text: str) -> list[str]:
+    """The text of every process, in the order of their ranks."""
+    if not dist.is_initialized():
+        return [text]
+    texts = [""] * world_size()
+    dist.all_gather_object(texts, text)
+    return texts
+
+
+def average_gradients(module: torch.nn.Module) -> None:
+    """The mean of each gradient over all processes, as DistributedDataParallel makes it; a missing one counts as 0.
+
+    For small networks, or those that a process may have no use for in some step.
+    """
+    if not dist.is_initialized():
+        return
+    gradients = []
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+        work.wait()
+    torch._foreach_div_(gradients, world_size())

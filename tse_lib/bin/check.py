@@ -13,8 +13,8 @@ from tse_lib.bin.train import add_data_options, corpus_of
 from tse_lib.config import Config, load_config
 from tse_lib.data.dataset import DrawnMixtures, to_batch
 from tse_lib.rng import rng
-from tse_lib.training.steps import supervised_step
-from tse_lib.training.trainer import Extraction, autocast_for, build_objective, new_state
+from tse_lib.training.state import new_state
+from tse_lib.training.steps import STEPS, new_run
 
 
 def main(argv: list[str]) -> None:
@@ -44,8 +44,9 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
     Raises:
         ValueError: the conf cannot be built, or a loss is not finite.
     """
-    state, objective = new_state(conf, device), build_objective(conf)
-    network, autocast = Extraction(state.model), autocast_for(device, conf.train.bf16)
+    state, step_function = new_state(conf, device), STEPS[conf.train.step]
+    run = new_run(conf, state, device)
+    state.step = conf.train.max_steps - 1  # where all that the step does is on
     size, count = conf.train.batch_size, conf.train.accumulate
     seconds, losses, draw_s = [], [], 0.0
     state.model.train()
@@ -60,7 +61,7 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
         present = sum(int(batch["present"].sum()) for batch in group)
         counts = {"present": present, "absent": len(items) - present}
         begin = time.perf_counter()
-        scalars = supervised_step(network, state.optimizer, group, counts, objective, conf.train.clip_norm, autocast)
+        scalars = step_function(state, run, group, counts)
         losses.append(float(scalars["loss"]))
         if scalars["skipped"]:
             raise ValueError(f"step {step + 1}: the gradient is not finite; lower train.lr, or check the data")
@@ -75,7 +76,7 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
         "model": conf.model.name,
         "parameters": f"{sum(p.numel() for p in state.model.parameters()):,}",
         "batch": f"{size} x {count} of {conf.simulation.segment_s[1]:g} s at {conf.sample_rate} Hz",
-        "precision": "bfloat16 autocast" if autocast._enabled else "float32",
+        "precision": "bfloat16 autocast" if run.autocast._enabled else "float32",
         "loss": " ".join(f"{loss:.3f}" for loss in losses),
         "peak memory": memory,
         "time a step": f"{step_s:.3f} s",

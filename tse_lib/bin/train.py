@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,14 +14,16 @@ from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import load_config
 from tse_lib.manifest import read_mixtures
 from tse_lib.simulation.sample import Corpus, read_corpus
+from tse_lib.training.guards import REQUEUE_EXIT, StopSignal
 from tse_lib.training.trainer import train
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tse train",
         description="Train the model of a conf. Started again after any kill, it goes on from exp/last.pt and ends "
-        "with bit-identical weights.",
+        "with bit-identical weights. On SIGTERM or SIGUSR1 it finishes the step, saves, and exits with 75: start me "
+        "again.",
         epilog="example: tse train --conf conf/tse.yaml --data data --train train --noise noise_train --dev dev "
         "--exp exp/tse --set train.max_steps=2000",
     )
@@ -32,12 +36,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
     args = parser.parse_args(argv)
 
-    distributed.end_with_parent()
+    distributed.end_with_launcher()
     conf = load_config(args.conf, args.set)
     nproc = num_processes(args.nproc, args.device, conf.train.batch_size)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
-        run_processes(nproc, argv)
-        return
+        return run_processes(nproc, argv)
     corpus = corpus_of(args)
     dev_dir = Path(args.data) / args.dev
     refuse_dev_in_train(corpus, dev_dir)
@@ -47,9 +50,12 @@ def main(argv: list[str]) -> None:
         state = train(conf, corpus, str(dev_dir), args.exp, device)
     finally:
         distributed.stop()
+    if state.stopped_by:
+        return REQUEUE_EXIT
     if int(os.environ.get("RANK", "0")) == 0:
         took = f"{state.step} steps in {state.seconds:.0f} s"
         print(f"{args.exp}: {took}; best SI-SDRi on {args.dev}: {state.best:.2f} dB")
+    return 0
 
 
 def num_processes(wanted: str, device: str, batch_size: int) -> int:
@@ -67,15 +73,57 @@ def num_processes(wanted: str, device: str, batch_size: int) -> int:
     return max(number for number in range(1, min(most, batch_size) + 1) if batch_size % number == 0)
 
 
-def run_processes(nproc: int, argv: list[str]) -> None:
-    """Become torchrun with `nproc` copies of this command, each with its share of the cores."""
+def run_processes(nproc: int, argv: list[str]) -> int:
+    """Start `nproc` copies of this command, each with its share of the cores, and wait for them.
+
+    They are told of each other as torchrun would tell them, so torchrun may start them, too (on several machines).
+    SIGTERM and SIGUSR1 are passed on. When one fails, the others have a few seconds to say why, too.
+    """
     own = [word for place, word in enumerate(argv) if "--nproc" not in argv[max(0, place - 1) : place + 1]]
-    own = [word for word in own if not word.startswith("--nproc=")]  # torchrun takes it for an option of its own
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
-    os.environ["TSE_TORCHRUN"] = str(os.getpid())  # it stays the same: see distributed.end_with_parent
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
-    os.execv(sys.executable, [*torchrun, "-m", "tse_lib.bin.main", "train", *own])
+    own = [word for word in own if not word.startswith("--nproc=")]
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # of a free port
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc))),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here: rank 0 must not open one
+        "WORLD_SIZE": str(nproc),
+        "TSE_LAUNCHER": str(os.getpid()),
+    }
+    command = [sys.executable, "-m", "tse_lib.bin.main", "train", *own]
+    children: list[subprocess.Popen] = []
+
+    def hand_on(number: int) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    with StopSignal(hand_on):
+        for rank in range(nproc):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            children.append(subprocess.Popen(command, env=environment | ranks))
+        try:
+            return wait_for(children)
+        finally:
+            for child in children:
+                child.kill()
+
+
+def wait_for(children: list[subprocess.Popen]) -> int:
+    """The exit code of the first that failed, else that of all of them."""
+    running = list(children)
+    while running and not any(child.returncode for child in children):
+        time.sleep(0.1)
+        running = [child for child in running if child.poll() is None]
+    failed = next((child.returncode for child in children if child.returncode), 0)
+    if failed and failed != REQUEUE_EXIT:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and any(child.poll() is None for child in children):
+            time.sleep(0.1)
+    elif failed:
+        for child in children:
+            child.wait()
+    return failed if failed >= 0 else 128 - failed
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

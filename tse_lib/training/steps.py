@@ -1,6 +1,15 @@
-"""Step functions: each does the forward and backward passes of one optimizer step and the update itself."""
+"""Step functions: each does the forward and backward passes of one optimizer step and its updates.
+
+    step(state, run, batches, counts) -> scalars
+
+All sums over items are divided once, by how many targets are present (absent) in the whole optimizer step over all
+batches and processes (`counts`). So accumulation and the number of processes change nothing but rounding.
+"""
 
 import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,38 +17,257 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tse_lib import distributed
-from tse_lib.losses import Loss
+from tse_lib.config import Config, LossTerm, simulation_at
+from tse_lib.losses import build_loss
+from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_matching
+from tse_lib.losses.distillation import feature_distance
+from tse_lib.losses.sdr import neg_si_sdr
+from tse_lib.losses.weights import weights_at
+from tse_lib.models.discriminators import renew_spectral_norms
+from tse_lib.training.schedule import gan_strength
+from tse_lib.training.state import Outputs, Part, State
+
+Scalars = dict[str, Tensor]
+Batch = dict[str, Any]
+
+
+class Extraction(nn.Module):
+    """encode and forward in one call, as DistributedDataParallel wants it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, mixture: Tensor, enroll: Tensor, lengths: Tensor) -> Tensor:
+        return self.model(mixture, self.model.encode(enroll, lengths))  # type: ignore[operator]
 
 
 class Objective:
-    """The weighted sum of the conf's losses.
+    """The weighted sum of the conf's losses."""
 
-    Sums over the items are divided once, by how many targets are present (absent) in the whole optimizer step over
-    all batches and processes. So accumulation and the number of processes change nothing.
-    """
+    def __init__(self, terms: list[LossTerm]):
+        self.terms = terms
+        self.losses = [build_loss(term.name, term.when, term.params) for term in terms]
 
-    def __init__(self, terms: list[tuple[str, float, str, Loss]]):
-        self.terms = terms  # (name, weight, "present" or "absent", loss)
-
-    def __call__(
-        self, estimate: Tensor, batch: dict[str, Any], counts: dict[str, int]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, estimate: Tensor, batch: Batch, counts: dict[str, int], step: int) -> tuple[Tensor, Scalars]:
         """estimate (B, 1, C, T) float32 -> the loss to go back from, and each term's share of its mean."""
-        present = batch["present"]
-        rows = {"present": present, "absent": ~present}
-        other = {"present": batch["target"][:, None], "absent": batch["mixture"][:, None]}
-        total, shares = estimate.sum() * 0.0, {}
-        for name, weight, when, loss in self.terms:
-            if rows[when].any():
-                value = loss(estimate[rows[when]], other[when][rows[when]]).sum() / counts[when]
+        total, shares = estimate.sum() * 0.0, Scalars()
+        for term, weight, values in zip(
+            self.terms, weights_at(self.terms, step), self.items(estimate, batch), strict=True
+        ):
+            value = values.sum() / max(1, counts[term.when])
+            if weight:
                 total = total + weight * value
-                shares[name] = value.detach()
-            else:
-                shares[name] = torch.zeros((), device=estimate.device)
+            add(shares, {term.name: value.detach()})
         return total, shares
 
+    def items(self, estimate: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """Of each term its loss of each item that it is for."""
+        for term, loss in zip(self.terms, self.losses, strict=True):
+            rows = rows_of(batch, term.when)
+            other = batch["target" if term.when == "present" else "mixture"][:, None]
+            yield loss(estimate[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+
+def rows_of(batch: Batch, when: str) -> Tensor:
+    return batch["present"] if when == "present" else ~batch["present"]
+
+
+def build_objective(conf: Config) -> Objective:
+    ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
+    if not ever_absent and any(term.when == "absent" for term in conf.loss):
+        raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
+    return Objective(conf.loss)
+
+
+class Clock:
+    """Where the time of a step goes. On a GPU it is measured by events there, and waited for only by `sums`."""
+
+    def __init__(self, device: torch.device):
+        self.on_gpu = device.type == "cuda"
+        self.marks: list[tuple[str, Any]] = []
+
+    def mark(self, name: str) -> None:
+        """The time since the last mark was spent on `name`; on "", nobody asks for it."""
+        now: Any = torch.cuda.Event(enable_timing=True) if self.on_gpu else time.perf_counter()
+        if self.on_gpu:
+            now.record()
+        self.marks.append((name, now))
+
+    def sums(self) -> dict[str, float]:
+        """Seconds by name since the last call."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        seconds: dict[str, float] = {}
+        for (_, begin), (name, end) in zip(self.marks, self.marks[1:], strict=False):
+            if name:
+                took = begin.elapsed_time(end) / 1000 if self.on_gpu else end - begin
+                seconds[name] = seconds.get(name, 0.0) + took
+        self.marks = self.marks[-1:]
+        return seconds
+
+
+@dataclass
+class Run:
+    """What a step needs beside the state; nothing of it changes while training."""
+
+    conf: Config
+    objective: Objective
+    network: nn.Module  # Extraction of the model, of several processes and compiled where wanted
+    autocast: torch.autocast
+    clock: Clock
+    features: tuple[Outputs, Outputs] | None = None  # of the student and of the teacher
+
+
+def new_run(conf: Config, state: State, device: torch.device) -> Run:
+    """Set up the steps of a new or restored state."""
+    features = None
+    if conf.train.distill and state.teacher is not None and conf.train.distill.features:
+        names = conf.train.distill.features
+        features = Outputs(state.model, names.keys()), Outputs(state.teacher, names.values())
+    network: nn.Module = Extraction(state.model)
+    if distributed.world_size() > 1:
+        network = DistributedDataParallel(network)
+    if conf.train.compile:
+        network.compile()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.train.tf32
+    autocast = autocast_for(device, conf.train.bf16)
+    return Run(conf, build_objective(conf), network, autocast, Clock(device), features)
+
+
+def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
+    """bfloat16 where the processor computes in it, else a context that does nothing."""
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported()
+    else:
+        has = torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has)
+
+
+# ------------------------------------------------------------------------------------------------------ the steps
+
+
+def supervised_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
+    """The conf's losses. Returns the loss, its terms, the gradient norm, and whether the step was skipped."""
+    scalars: Scalars = {}
+    for batch in each(run, batches):
+        estimate = extract(run, batch)
+        loss, shares = run.objective(estimate, batch, counts, state.step)
+        run.clock.mark("forward_s")
+        (loss * distributed.world_size()).backward()  # DistributedDataParallel averages what has to be summed
+        run.clock.mark("backward_s")
+        add(scalars, {"loss": loss.detach(), **shares})
+    return {**scalars, **update(state.parts["model"], run.conf.train.clip_norm)}
+
+
+def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
+    """The conf's losses, the SI-SDR to a teacher's estimate, and the distance of features to the teacher's.
+
+    Present targets have soft targets; the output of a teacher for an absent one is hardly a signal.
+    """
+    distill, teacher, projections = run.conf.train.distill, state.teacher, state.parts.get("projections")
+    assert distill and teacher is not None
+    scalars: Scalars = {}
+    for batch in each(run, batches):
+        for outputs in run.features or ():
+            outputs.clear()
+        estimate = extract(run, batch)
+        with torch.no_grad(), run.autocast:
+            condition = teacher.encode(batch["enroll"], batch["lengths"])  # type: ignore[operator]
+            soft = teacher(batch["mixture"], condition).float()
+        loss, shares = run.objective(estimate, batch, counts, state.step)
+        shares["soft"] = share(neg_si_sdr, estimate, soft, batch["present"], counts["present"])
+        loss = loss + distill.weight * shares["soft"]
+        if run.features:
+            maps = projections.module if projections else [nn.Identity()] * len(distill.features)
+            shares["features"] = distance_of(run.features, maps) / sum(counts.values())  # type: ignore[arg-type]
+            loss = loss + distill.feature_weight * shares["features"]
+        run.clock.mark("forward_s")
+        (loss * distributed.world_size()).backward()
+        run.clock.mark("backward_s")
+        add(scalars, {"loss": loss.detach(), **{name: value.detach() for name, value in shares.items()}})
+    if projections:
+        distributed.average_gradients(projections.module)
+        scalars |= prefixed("projections", update(projections, run.conf.train.clip_norm))
+    return together(scalars, update(state.parts["model"], run.conf.train.clip_norm))
+
+
+def gan_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
+    """The conf's losses and those of a discriminator of present targets: the extractor first, then the discriminator.
+
+    While the discriminator learns alone, the extractor does not move: it has no gradient, so its update does nothing.
+    Returns also `level_db`, how much louder the output is than the target, the mean over present targets.
+    """
+    gan = run.conf.train.gan
+    assert gan
+    strength = gan_strength(state.step, gan.discriminator_only_steps, gan.ramp_steps)
+    moves = state.step >= gan.discriminator_only_steps
+    part, scalars, pairs = state.parts["discriminator"], dict[str, Tensor](), []
+    discriminator = part.module
+    renew_spectral_norms(discriminator)
+    discriminator.requires_grad_(False)
+    for batch in each(run, batches):
+        with torch.set_grad_enabled(moves):
+            estimate = extract(run, batch)
+            real, fake = (waves[batch["present"]].flatten(0, -2)[:, None] for waves in (batch["target"], estimate))
+            loss, shares = run.objective(estimate, batch, counts, state.step)
+            shares |= {"adversarial": estimate.new_zeros(()), "feature_matching": estimate.new_zeros(())}
+            if strength and len(real):
+                with run.autocast:
+                    maps = discriminator(fake)
+                    with torch.no_grad():
+                        wanted = discriminator(real)
+                shares["adversarial"] = adversarial(maps).sum() / counts["present"]
+                shares["feature_matching"] = feature_matching(wanted, maps).sum() / counts["present"]
+                heard = gan.adversarial_weight * shares["adversarial"] + gan.feature_weight * shares["feature_matching"]
+                loss = loss + strength * heard
+        run.clock.mark("forward_s")
+        if moves:
+            (loss * distributed.world_size()).backward()
+        run.clock.mark("backward_s")
+        shares["level_db"] = level_db(fake.detach(), real).sum() / max(1, counts["present"])
+        add(scalars, {"loss": loss.detach(), **{name: value.detach() for name, value in shares.items()}})
+        pairs.append((real, fake.detach()))
+    updated = update(state.parts["model"], run.conf.train.clip_norm)
+    run.clock.mark("optimizer_s")
+
+    discriminator.requires_grad_(True)
+    for real, fake in pairs:
+        value = fake.new_zeros(())
+        if len(real):
+            with run.autocast:
+                verdicts = discriminator(real), discriminator(fake)
+            value = discriminator_loss(*verdicts).sum() / counts["present"]
+            run.clock.mark("forward_s")
+            (value * distributed.world_size()).backward()
+            run.clock.mark("backward_s")
+        add(scalars, {"discriminator": value.detach()})
+    if counts["present"]:
+        distributed.average_gradients(discriminator)
+    scalars |= prefixed("discriminator", update(part, run.conf.train.clip_norm))
+    return together(scalars, updated)
+
+
+STEPS: dict[str, Callable[[State, Run, list[Batch], dict[str, int]], Scalars]] = {
+    "supervised": supervised_step,
+    "gan": gan_step,
+    "distill": distill_step,
+}
+
+
+# ------------------------------------------------------------------------------------------------- what they share
+
+
+def each(run: Run, batches: list[Batch]) -> Iterator[Batch]:
+    """The batches, on the device; while one is worked on, the processes exchange gradients only if it is the last."""
+    device = next(run.network.parameters()).device
+    for number, batch in enumerate(batches):
+        waits = isinstance(run.network, DistributedDataParallel) and number < len(batches) - 1
+        with run.network.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            yield to_device(batch, device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors, all but `lengths`: encoders read those on the CPU, where they cost no synchronisation."""
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key != "lengths" else value
@@ -47,35 +275,83 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def supervised_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: list[dict[str, Any]],
-    counts: dict[str, int],
-    objective: Objective,
-    clip_norm: float,
-    autocast: torch.autocast,
-) -> dict[str, Tensor]:
-    """One optimizer step over `batches`. Returns the loss, its terms and the gradient norm.
+def extract(run: Run, batch: Batch) -> Tensor:
+    """The estimate (B, 1, C, T), in float32."""
+    with run.autocast:
+        return run.network(batch["mixture"], batch["enroll"], batch["lengths"]).float()
 
-    A step whose gradient is not finite is not taken; `skipped` says so.
-    """
-    logs: dict[str, Tensor] = {}
-    device = next(model.parameters()).device
-    for number, batch in enumerate(batches):
-        batch = to_device(batch, device)
-        last = number == len(batches) - 1
-        waits = isinstance(model, DistributedDataParallel) and not last  # the processes meet once a step
-        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-            with autocast:
-                estimate = model(batch["mixture"], batch["enroll"], batch["lengths"])
-            loss, shares = objective(estimate.float(), batch, counts)
-            (loss * distributed.world_size()).backward()  # DistributedDataParallel averages what has to be summed
-        for name, share in {"loss": loss.detach(), **shares}.items():
-            logs[name] = logs.get(name, torch.zeros((), device=device)) + share
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+
+def update(part: Part, clip_norm: float) -> Scalars:
+    """Clip the gradient and step. A step whose gradient is not finite is not taken; `skipped` says so."""
+    device = next(part.module.parameters()).device  # without any gradient the norm would be a 0 on the CPU
+    norm = nn.utils.clip_grad_norm_(part.module.parameters(), clip_norm).detach().to(device)
     finite = bool(torch.isfinite(norm))
     if finite:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {**logs, "grad_norm": norm.detach(), "skipped": torch.tensor(float(not finite), device=device)}
+        part.optimizer.step()
+    part.optimizer.zero_grad(set_to_none=True)
+    return {"grad_norm": norm, "skipped": torch.tensor(float(not finite))}
+
+
+def add(sums: Scalars, shares: Scalars) -> None:
+    for name, value in shares.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def prefixed(name: str, updated: Scalars) -> Scalars:
+    return {f"{name}_grad_norm": updated["grad_norm"], "skipped": updated["skipped"]}
+
+
+def together(scalars: Scalars, updated: Scalars) -> Scalars:
+    """The scalars of a step with two updates: it was skipped if one of them was."""
+    skipped = torch.maximum(scalars.get("skipped", updated["skipped"]), updated["skipped"])
+    return {**scalars, **updated, "skipped": skipped}
+
+
+def share(loss: Callable[..., Tensor], estimate: Tensor, target: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Of these rows their part of the mean over all `count` that the optimizer step has."""
+    return loss(estimate[rows], target[rows]).sum() / count if rows.any() else estimate.new_zeros(())
+
+
+def distance_of(features: tuple[Outputs, Outputs], projections: nn.ModuleList) -> Tensor:
+    """Of the modules' outputs, the mean over modules and calls, summed over the items."""
+    distances = [
+        feature_distance(project(own), other).sum()
+        for project, ours, theirs in zip(projections, features[0].calls, features[1].calls, strict=True)
+        for own, other in zip(ours, theirs, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
+def level_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """RMS of the estimate over that of the target in dB: (B, 1, T), (B, 1, T) -> (B,)."""
+    ratio = estimate.square().mean((1, 2)).clamp_min(1e-10) / target.square().mean((1, 2)).clamp_min(1e-10)
+    return 10 * torch.log10(ratio)
+
+
+# --------------------------------------------------------------------------------------------------------- diagnosis
+
+
+@torch.no_grad()
+def find_fault(run: Run, batches: list[Batch]) -> str:
+    """What is not finite in this process's part of a step whose gradient is not, and in which mixtures; "": nothing."""
+    device = next(run.network.parameters()).device
+    network = run.network.module if isinstance(run.network, DistributedDataParallel) else run.network
+    faults: dict[str, list[str]] = {}
+
+    def note(what: str, values: Tensor, ids: list[str]) -> None:
+        bad = ~values.flatten(1).isfinite().all(1)
+        if bad.any():
+            faults.setdefault(what, []).extend(name for name, wrong in zip(ids, bad.tolist(), strict=True) if wrong)
+
+    for batch in batches:
+        batch = to_device(batch, device)
+        ids = batch["mix_id"]
+        for what in ("mixture", "enroll", "target"):
+            note(f"the {what}'s samples", batch[what], ids)
+        with run.autocast:
+            estimate = network(batch["mixture"], batch["enroll"], batch["lengths"]).float()
+        note("the model's output", estimate, ids)
+        for term, values in zip(run.objective.terms, run.objective.items(estimate, batch), strict=True):
+            rows = rows_of(batch, term.when).tolist()
+            note(f"the loss {term.name}", values[:, None], [name for name, row in zip(ids, rows, strict=True) if row])
+    return "; ".join(f"{what} of {', '.join(ids[:4])}{'…' if len(ids) > 4 else ''}" for what, ids in faults.items())

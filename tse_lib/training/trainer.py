@@ -1,235 +1,173 @@
 """The training loop.
 
-    state = new or restored from last.pt
-    for each optimizer step: draw its batches (a function of the step) -> step function -> EMA -> log, validate, save
+    state = new, or restored from the newest checkpoint
+    for each optimizer step: draw its batches (a function of the step) -> step function -> EMA -> report, validate, save
 
 Everything random is named by the step, so a run that was killed at any moment and started again ends with the same
 weights, bit for bit, as one that was not.
 """
 
-import hashlib
-import json
-import math
-import re
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tse_lib import checkpoint, distributed
-from tse_lib.config import Config, curriculum_scalars, simulation_at
+from tse_lib import distributed
+from tse_lib.config import Config, curriculum_scalars
 from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate, collate_raw, render_raw, set_up_worker
 from tse_lib.files import replace_file
-from tse_lib.losses import build_loss
 from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.manifest import Mixture
-from tse_lib.models import build_model
 from tse_lib.rng import seed_of
 from tse_lib.simulation.sample import Corpus
-from tse_lib.training.schedule import lr_scale
-from tse_lib.training.steps import Objective, supervised_step, to_device
-
-STEPS = {"supervised": supervised_step}
-
-
-class Extraction(nn.Module):
-    """encode and forward in one call, as DistributedDataParallel wants it."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, mixture: Tensor, enroll: Tensor, lengths: Tensor) -> Tensor:
-        return self.model(mixture, self.model.encode(enroll, lengths))  # type: ignore[operator]
-
-
-@dataclass
-class State:
-    """Everything that changes while training; `to_checkpoint` holds all of it."""
-
-    model: nn.Module
-    ema: AveragedModel
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LambdaLR
-    step: int = 0
-    best: float = -math.inf  # SI-SDRi in dB of the EMA on the development set's present targets
-    patience: int = 0  # validations since the best
-    seconds: float = 0.0  # of training, over restarts
-    data: dict[str, str] = field(default_factory=dict)  # a hash of each set that it is trained on and chosen by
-
-    def to_checkpoint(self, conf: Config) -> dict[str, Any]:
-        return {
-            "modules": {"model": self.model.state_dict()},
-            "ema": self.ema.state_dict(),
-            "optimizers": {"model": self.optimizer.state_dict()},
-            "schedulers": {"model": self.scheduler.state_dict()},
-            "step": self.step,
-            "curriculum": {"step": self.step},
-            "rng": {"seed": conf.seed},
-            "best": self.best,
-            "patience": self.patience,
-            "seconds": self.seconds,
-            "data": self.data,
-            "config": conf.model_dump(mode="json"),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["modules"]["model"])
-        self.ema.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizers"]["model"])
-        self.scheduler.load_state_dict(saved["schedulers"]["model"])
-        self.step, self.best, self.patience = saved["step"], saved["best"], saved["patience"]
-        self.seconds = saved["seconds"]
-
-
-def new_state(conf: Config, device: torch.device) -> State:
-    """Model, EMA, optimizer and schedule as the conf says, with weights drawn from its seed."""
-    torch.manual_seed(seed_of(conf.seed, "init") % 2**63)
-    model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
-    if conf.train.init_from:
-        model.load_state_dict(checkpoint.load(conf.train.init_from)["modules"]["model"])
-    model.to(device)
-    train = conf.train
-
-    def average(ema: Any, current: Any, count: int | Tensor) -> None:
-        count = int(count)  # young averages forget faster: the first steps are no part of a good mean
-        torch._foreach_lerp_(ema, current, 1 - min(train.ema_decay, (1 + count) / (10 + count)))
-
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, foreach=True
-    )
-    floor = train.min_lr / train.lr
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_scale(step, train.warmup_steps, train.max_steps, floor)
-    )
-    return State(model, AveragedModel(model, multi_avg_fn=average), optimizer, scheduler)
-
-
-def build_objective(conf: Config) -> Objective:
-    ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
-    if not ever_absent and any(term.when == "absent" for term in conf.loss):
-        raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
-    return Objective(
-        [(term.name, term.weight, term.when, build_loss(term.name, term.when, term.params)) for term in conf.loss]
-    )
-
-
-def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
-    """bfloat16 where the processor computes in it, else a context that does nothing."""
-    if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported()
-    else:
-        has = torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has)
+from tse_lib.training import saving
+from tse_lib.training.guards import BadFiles, NotFinite, StopSignal, note_alarms
+from tse_lib.training.log import SPLIT, Log, mean_of, say, warn
+from tse_lib.training.schedule import gan_strength
+from tse_lib.training.state import State, hash_of_file, new_state
+from tse_lib.training.steps import STEPS, Run, Scalars, new_run, to_device
 
 
 def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: torch.device) -> State:
-    """Train to `conf.train.max_steps`, or on from `exp/last.pt` if it is there.
+    """Train to `conf.train.max_steps`, or on from the newest checkpoint in `exp`.
 
-    Writes exp/{config.yaml,last.pt,best.pt,log/train.jsonl,log/valid.jsonl,tensorboard/}.
+    Writes exp/{config.yaml,last.pt,best.pt,step_*.pt,milestone_*.pt,log/train.jsonl,log/valid.jsonl,tensorboard/}.
+    After a SIGTERM or SIGUSR1 the step is finished and saved; the state's `stopped_by` names the signal.
 
     Raises:
-        ValueError: `exp` holds a run of another conf or on other data, or the loss stayed not finite.
+        ValueError: `exp` holds a run of another conf or on other data, or the training went wrong for good.
     """
-    exp = Path(exp)
+    exp, options = Path(exp), conf.train
     dev = RenderedMixtures(dev_dir, conf.sample_rate)
     data = DrawnMixtures(corpus, conf)
-    if conf.train.batch_size % distributed.world_size():
+    if options.batch_size % distributed.world_size():
         raise ValueError(
-            f"train.batch_size {conf.train.batch_size} must be a multiple of the {distributed.world_size()} processes"
+            f"train.batch_size {options.batch_size} must be a multiple of the {distributed.world_size()} processes"
         )
     for step in conf.knots():
         data.mixture(step * data.items_per_step)  # what the corpus lacks is said before anything is written
-    state, objective, step_function = new_state(conf, device), build_objective(conf), STEPS[conf.train.step]
-    state.data = {"train": hash_of_corpus(corpus), "dev": hash_of_mixtures(dev.mixtures)}
-    if (exp / "last.pt").exists():
-        saved = checkpoint.load(exp / "last.pt")
-        refuse_other_conf(conf, saved["config"], exp)
-        refuse_other_data(state.data, saved.get("data", {}), exp)
-        state.restore(saved)
-    elif distributed.is_main():
-        write_config(conf, exp / "config.yaml")
-    distributed.barrier()
-    network: nn.Module = Extraction(state.model)
-    if distributed.world_size() > 1:
-        network = DistributedDataParallel(network)
-    autocast = autocast_for(device, conf.train.bf16)
+    saving.refuse_own_source(conf, exp)
+    state = new_state(conf, device)
+    state.data = {"train": saving.hash_of_corpus(corpus), "dev": saving.hash_of_mixtures(dev.mixtures)}
+    if options.distill:
+        state.data["teacher"] = hash_of_file(options.distill.teacher)
+    restore(state, conf, exp)
+    run, step_function = new_run(conf, state, device), STEPS[options.step]
     log = Log(exp, state.step) if distributed.is_main() else None
     started = time.monotonic() - state.seconds
-    batches = draw_batches(data, conf, state.step, device)
-    bad_files = BadFiles(conf.train.bad_files)
+    bad_files, not_finite, interval = BadFiles(options.bad_files), NotFinite(), list[Scalars]()
     bar = tqdm(
-        total=conf.train.max_steps, initial=state.step, unit="step", desc="train", disable=not distributed.is_main(),
-        mininterval=1.0 if sys.stderr.isatty() else 30.0, dynamic_ncols=True,
+        total=options.max_steps, initial=state.step, unit="step", desc="train", dynamic_ncols=True,
+        disable=not (distributed.is_main() and sys.stderr.isatty()),
     )  # fmt: skip
-    skipped_in_a_row, interval = 0, []
-    while state.step < conf.train.max_steps and not (0 < conf.train.patience <= state.patience):
-        torch.manual_seed(seed_of(conf.seed, "step", state.step, distributed.rank()) % 2**63)
-        present = data.num_present(state.step)
-        counts = {"present": present, "absent": data.items_per_step - present}
-        state.model.train()
-        group = [next(batches) for _ in range(conf.train.accumulate)]
-        lr = state.scheduler.get_last_lr()[0]
-        drawn_anew = bad_files.note(group)
-        scalars = step_function(network, state.optimizer, group, counts, objective, conf.train.clip_norm, autocast)
-        scalars["bad_files"] = torch.tensor(float(drawn_anew), device=device)
-        state.ema.update_parameters(state.model)
-        state.scheduler.step()
-        state.step += 1
-        interval.append(scalars)
-        skipped_in_a_row = skipped_in_a_row + 1 if scalars["skipped"] else 0
-        if skipped_in_a_row >= 20:
-            raise ValueError(
-                f"{exp}: the gradient was not finite in 20 steps in a row, at step {state.step}; lower train.lr?"
-            )
-        due = state.step == conf.train.max_steps
-        if due or state.step % conf.train.log_every == 0:
-            numbers = mean_of(interval)
-            numbers["bad_files"] = round(numbers["bad_files"] * len(interval))
-            interval = []
+    with closing(draw_batches(data, conf, state.step, device)) as batches, StopSignal() as stop:
+        while state.step < options.max_steps and not is_patience_over(state, conf) and not state.stopped_by:
+            torch.manual_seed(seed_of(conf.seed, "step", state.step, distributed.rank()) % 2**63)
+            present = data.num_present(drawn_step(conf, state.step))
+            counts = {"present": present, "absent": data.items_per_step - present}
+            state.model.train()
+            run.clock.mark("")
+            group = [next(batches) for _ in range(options.accumulate)]
+            run.clock.mark("data_s")
+            rates, drawn_anew = rates_of(state, conf), bad_files.note(group)
+            scalars = step_function(state, run, group, counts)
+            interval.append(scalars | {"bad_files": torch.tensor(float(drawn_anew))})
+            state.ema.update_parameters(state.model)
+            for part in state.parts.values():
+                part.scheduler.step()
+            run.clock.mark("optimizer_s")
+            state.step += 1
             state.seconds = time.monotonic() - started
-            if log:
-                log.train(state.step, {**numbers, "lr": float(lr), "seconds": round(state.seconds, 1)})
-                log.curriculum(state.step, curriculum_scalars(conf, state.step - 1))
-                bar.set_postfix(loss=f"{numbers['loss']:.2f}", best=f"{state.best:.2f}", refresh=False)
-        bar.update()
-        if due or state.step % conf.train.valid_every == 0:
-            scores = validate(state.ema.module, dev, device, autocast)
-            state.seconds = time.monotonic() - started
-            state.patience += 1
-            if scores["si_sdri"] > state.best:
-                state.best, state.patience = scores["si_sdri"], 0
-                if log:
-                    checkpoint.save(exp / "best.pt", deployable(state, conf))
-            if log:
-                log.valid(state.step, {**scores, "best": state.best, "seconds": round(state.seconds, 1)})
-        if log and (due or state.step % conf.train.valid_every == 0 or state.step % conf.train.save_every == 0):
-            checkpoint.save(exp / "last.pt", state.to_checkpoint(conf))
+            not_finite.note(bool(scalars["skipped"]), state, run, group, rates["lr"], exp)
+            bar.update()
+
+            last = state.step == options.max_steps
+            if last or state.step % options.log_every == 0:
+                report(state, run, interval, rates, log, exp)
+                interval = []
+            validates = last or state.step % options.valid_every == 0 or state.step in options.milestones
+            if validates:
+                choose(state, run, dev, log, exp)
+            if distributed.any_process(bool(stop.name)):
+                state.stopped_by = stop.name or "a signal to another process"
+            if log and (validates or state.stopped_by or state.step % options.save_every == 0):
+                saving.save_last(state, conf, exp)
     bar.close()
+    if state.stopped_by:
+        say(f"{state.stopped_by}: step {state.step} of {options.max_steps} is finished and saved; start it again")
     distributed.barrier()
     return state
 
 
-def deployable(state: State, conf: Config) -> dict[str, Any]:
-    """What inference needs: the averaged weights under the model's own names, and the conf."""
-    return {
-        "modules": {"model": state.ema.module.state_dict()},
-        "step": state.step,
-        "best": state.best,
-        "seconds": state.seconds,
-        "config": conf.model_dump(mode="json"),
-    }
+def restore(state: State, conf: Config, exp: Path) -> None:
+    """Put a new state where the newest whole checkpoint of `exp` was; without any, note the conf there."""
+    saved = saving.newest_whole(exp, warn)
+    distributed.barrier()  # before one of them writes there
+    if saved is None:
+        if distributed.is_main():
+            write_config(conf, exp / "config.yaml")
+        return
+    saving.refuse_other_conf(conf, saved["config"], exp)
+    saving.refuse_other_data(state.data, saved.get("data", {}), exp)
+    state.restore(saved)
+    now, then = distributed.world_size(), saved.get("processes", distributed.world_size())
+    if now != then:
+        say(f"{exp}: {now} processes, before there were {then}: the same mixtures, but sums are rounded otherwise")
+
+
+def is_patience_over(state: State, conf: Config) -> bool:
+    return 0 < conf.train.patience <= state.patience
+
+
+def rates_of(state: State, conf: Config) -> dict[str, float]:
+    """The learning rates of the next step, and how much of the discriminator is heard."""
+    rates = {"lr": float(state.parts["model"].scheduler.get_last_lr()[0])}
+    if conf.train.gan:
+        rates["discriminator_lr"] = float(state.parts["discriminator"].scheduler.get_last_lr()[0])
+        gan = conf.train.gan
+        rates["gan_strength"] = gan_strength(state.step, gan.discriminator_only_steps, gan.ramp_steps)
+    return rates
+
+
+def report(
+    state: State, run: Run, interval: list[Scalars], rates: dict[str, float], log: Log | None, exp: Path
+) -> None:
+    """Log the means over the steps since the last report; warn of a GAN that goes wrong."""
+    seconds = run.clock.sums()
+    numbers = mean_of(interval) | rates
+    numbers |= {name: round(seconds.get(name, 0.0) / len(interval), 5) for name in SPLIT}
+    if log:
+        numbers["seconds"] = round(state.seconds, 1)
+        log.train(state.step, run.conf.train.max_steps, numbers, curriculum_scalars(run.conf, state.step - 1))
+    if run.conf.train.gan:
+        note_alarms(state, run.conf.train.gan, numbers, exp)
+
+
+def choose(state: State, run: Run, dev: RenderedMixtures, log: Log | None, exp: Path) -> None:
+    """Validate the averaged weights, and keep them if they are the best so far."""
+    model, device = state.ema.module, next(state.model.parameters()).device
+    scores = validate(model, dev, device, run.autocast)
+    state.patience += 1
+    if scores["si_sdri"] > state.best:
+        state.best, state.patience = scores["si_sdri"], 0
+        if log:
+            saving.save_best(state, run.conf, exp)
+    if log:
+        log.valid(state.step, {**scores, "best": state.best, "seconds": round(state.seconds, 1)})
+    if log and log.board:
+        examples = dev_audio(model, dev, run.conf.train.audio_examples, device, run.autocast)
+        log.audio(state.step, examples, run.conf.sample_rate)
+
+
+# --------------------------------------------------------------------------------------------------------- validation
 
 
 @torch.no_grad()
@@ -244,10 +182,7 @@ def validate(
     sums = torch.zeros(5, dtype=torch.float64)  # si_sdr, si_sdri, present | attenuation, absent
     for index in range(distributed.rank(), len(dev), distributed.world_size()):
         item = dev[index]
-        batch = to_device(collate([item]), device)
-        with autocast:
-            estimate = model(batch["mixture"], model.encode(batch["enroll"], batch["lengths"]))  # type: ignore[operator]
-        estimate, mixture = estimate.float().cpu()[0, 0], item["mixture"][None]  # (1, T)
+        estimate, mixture = extract_item(model, item, device, autocast), item["mixture"][None]  # (1, T)
         if item["present"]:
             after, before = (-neg_si_sdr(wave, item["target"][None]) for wave in (estimate, mixture))
             sums[:3] += torch.stack([after[0], (after - before)[0], torch.tensor(1.0)])
@@ -259,11 +194,48 @@ def validate(
     return {**scores, "ta_attenuation_db": attenuation / absent} if absent else scores
 
 
-def draw_batches(data: DrawnMixtures, conf: Config, first_step: int, device: torch.device) -> Iterator[dict[str, Any]]:
+@torch.no_grad()
+def dev_audio(
+    model: nn.Module, dev: RenderedMixtures, count: int, device: torch.device, autocast: torch.autocast
+) -> dict[str, Tensor]:
+    """What the first mixtures of the development set sound like now: their estimates (T,), mixtures and targets."""
+    waves = {}
+    for index in range(min(count, len(dev))):
+        item = dev[index]
+        estimate = extract_item(model, item, device, autocast)[0]
+        for name, wave in (("estimate", estimate), ("mixture", item["mixture"]), ("target", item["target"])):
+            waves[f"{item['mix_id']}/{name}"] = wave
+    return waves
+
+
+def extract_item(model: nn.Module, item: dict[str, Any], device: torch.device, autocast: torch.autocast) -> Tensor:
+    """The estimate (1, T) of one item, on the CPU."""
+    batch = to_device(collate([item]), device)
+    with autocast:
+        estimate = model(batch["mixture"], model.encode(batch["enroll"], batch["lengths"]))  # type: ignore[operator]
+    return estimate.float().cpu()[0, 0]
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def drawn_step(conf: Config, step: int) -> int:
+    """The step whose mixtures are drawn: the step itself, unless the first ones are repeated."""
+    return step % conf.train.overfit_batches if conf.train.overfit_batches else step
+
+
+def draw_batches(
+    data: DrawnMixtures, conf: Config, first_step: int, device: torch.device
+) -> Generator[dict[str, Any], None, None]:
     """Batches from `first_step` on. Each process takes every world_size-th item: together they draw what one would."""
     size, world = conf.train.batch_size, distributed.world_size()
-    first = first_step * data.items_per_step
-    groups = (list(range(begin + distributed.rank(), begin + size, world)) for begin in range(first, len(data), size))
+    groups = (
+        list(range(first + distributed.rank(), first + size, world))
+        for step in range(first_step, conf.train.max_steps)
+        for first in range(
+            drawn_step(conf, step) * data.items_per_step, (drawn_step(conf, step) + 1) * data.items_per_step, size
+        )
+    )
     workers, on_device = conf.train.num_workers, conf.simulation.render_on == "device"
     loader = DataLoader(
         data,
@@ -271,132 +243,21 @@ def draw_batches(data: DrawnMixtures, conf: Config, first_step: int, device: tor
         num_workers=workers,
         collate_fn=collate_raw if on_device else collate,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=set_up_worker,
+        worker_init_fn=set_up_data_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    return (render_raw(batch, device) for batch in loader) if on_device else iter(loader)
+    for batch in loader:
+        yield render_raw(batch, device) if on_device else batch
 
 
-class BadFiles:
-    """Files that could not be read while drawing: named once each, counted in the log, or the end, as configured."""
-
-    def __init__(self, policy: str):
-        self.policy, self.named = policy, set[str]()
-
-    def note(self, batches: list[dict[str, Any]]) -> int:
-        """How many mixtures were drawn anew.
-
-        Raises:
-            ValueError: the policy is "stop".
-        """
-        found = [fault for batch in batches for fault in batch["bad_files"]]
-        for fault in found:
-            if self.policy == "stop":
-                raise ValueError(f"{fault}; train.bad_files: skip goes on without such files")
-            if fault not in self.named:
-                tqdm.write(f"skipped: {fault}", file=sys.stderr)
-                self.named.add(fault)
-        return len(found)
-
-
-def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The scalars' mean over steps. Of a loss each process holds a share, so shares add up; the rest is the same."""
-    names = sorted(steps[0])
-    values = torch.stack([torch.stack([scalars[name] for name in names]) for scalars in steps]).double().mean(0).cpu()
-    shared = torch.tensor([name not in ("grad_norm", "skipped") for name in names])
-    values = torch.where(shared, distributed.total(values), values)
-    return {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
+def set_up_data_worker(worker: int) -> None:
+    """It outlives a request to stop, since the step is to be finished, but not the process that it draws for."""
+    for number in StopSignal.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    distributed.end_with_parent()
+    set_up_worker(worker)
 
 
 def write_config(conf: Config, path: Path) -> None:
     with replace_file(path) as file:
         yaml.safe_dump(conf.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
-
-
-def refuse_other_conf(conf: Config, saved: dict[str, Any], exp: Path) -> None:
-    """A run goes on only with the conf it was started with (infrastructure may change)."""
-    free = ("num_workers", "log_every", "save_every", "bad_files")
-
-    def flat(values: Any, name: str = "") -> dict[str, Any]:
-        if isinstance(values, dict):
-            return {key: value for part in values for key, value in flat(values[part], f"{name}.{part}").items()}
-        return {name.lstrip("."): values}
-
-    now, then = flat(conf.model_dump(mode="json")), flat(saved)
-    changed = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
-    changed = [key for key in changed if key.split(".")[-1] not in free and not key.startswith("inference.")]
-    if changed:
-        shown = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:4])
-        raise ValueError(f"{exp}/last.pt: this run began with another conf ({shown}); {way_out(exp)}")
-
-
-def refuse_other_data(data: dict[str, str], saved: dict[str, str], exp: Path) -> None:
-    """A run goes on only with the data it was started with: what was trained on may be test data now."""
-    changed = [name for name in data if name in saved and saved[name] != data[name]]
-    if changed:
-        what = {"train": "what it is trained on", "dev": "the development mixtures"}
-        shown = " and ".join(what[name] for name in changed)
-        raise ValueError(f"{exp}/last.pt: this run began with other data ({shown} changed); {way_out(exp)}")
-
-
-def way_out(exp: Path) -> str:
-    return f"to train anew remove {exp}, to keep both give the conf (or --exp) another name"
-
-
-def hash_of_corpus(corpus: Corpus) -> str:
-    """Of all that mixtures are drawn from, except where it lies: packing a set changes nothing."""
-    return hash_of(
-        (utt.utt_id, utt.spk_id, utt.num_samples, utt.sample_rate, utt.activity)
-        for utt in chain(corpus.speech, corpus.noise, corpus.all_rirs)
-    )
-
-
-def hash_of_mixtures(mixtures: Iterable[Mixture]) -> str:
-    """Of what is mixed, except where the files lie."""
-    return hash_of(re.sub(r'("path": ")[^"]*/', r"\1", mixture.to_json()) for mixture in mixtures)
-
-
-def hash_of(parts: Iterable[object]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-class Log:
-    """train.jsonl, valid.jsonl and TensorBoard. After a restart, lines behind the restored step are dropped."""
-
-    def __init__(self, exp: Path, step: int):
-        self.paths = {name: exp / "log" / f"{name}.jsonl" for name in ("train", "valid")}
-        for path in self.paths.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            with replace_file(path) as file:
-                file.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        self.board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(exp / "tensorboard"), purge_step=step + 1 if step else None)
-        except ImportError:
-            print("tensorboard is not installed (pip install -e .[train]); log/train.jsonl has the curves", flush=True)
-
-    def train(self, step: int, scalars: dict[str, float]) -> None:
-        self._write("train", step, scalars)
-
-    def curriculum(self, step: int, scalars: dict[str, float]) -> None:
-        if self.board:
-            for key, value in scalars.items():
-                self.board.add_scalar(f"curriculum/{key}", value, step)
-
-    def valid(self, step: int, scalars: dict[str, float]) -> None:
-        self._write("valid", step, scalars)
-        if self.board:
-            self.board.flush()
-
-    def _write(self, name: str, step: int, scalars: dict[str, float]) -> None:
-        with open(self.paths[name], "a") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
-        if self.board:
-            for key, value in scalars.items():
-                self.board.add_scalar(f"{name}/{key}", value, step)
