@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ class Adapter(NamedTuple):
     params: Callable[[dict[str, Any]], dict[str, Any]]  # the fixture's `config` -> our options
     rename: Callable[[str], str | None]  # published tensor name -> ours; None: we have no such tensor
     forward: Callable[..., Tensor | dict[str, Tensor]]  # (network, *inputs) -> the output(s) in the fixture's layout
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict  # published tensors to our shapes, before renaming
 
 
 def same(key: str) -> str:
@@ -51,6 +54,64 @@ def extract(model: Any, mixture: Tensor, enroll: Tensor) -> Tensor:
     return model(mixture[:, None], model.encode(enroll[:, None]))[:, 0, 0]
 
 
+def separate(model: Any, mixture: Tensor) -> Tensor:
+    """(B, T) -> (B, S, T)."""
+    return model(mixture[:, None])[:, :, 0]
+
+
+def separate_rounded(model: Any, mixture: Tensor) -> Tensor:
+    """As `separate`, with the STFT's input rounded to float32, as ESPnet's Stft does in whatever precision."""
+    stft = torch.stft
+    with mock.patch.object(torch, "stft", lambda waves, *args, **kwargs: stft(waves.float().double(), *args, **kwargs)):
+        return separate(model, mixture)
+
+
+def tf_gridnet_params(config: dict[str, Any]) -> dict[str, Any]:
+    names = {"num_sources": "n_srcs", "n_fft": "n_fft", "hop_length": "stride", "num_blocks": "n_layers"}
+    names |= {"emb_dim": "emb_dim", "emb_ks": "emb_ks", "emb_hs": "emb_hs", "lstm_hidden": "lstm_hidden_units"}
+    params = {ours: config[theirs] for ours, theirs in names.items()} | {"num_heads": config["attn_n_head"]}
+    if "attn_qk_output_channel" in config:  # V3
+        return params | {"qk_dim": config["attn_qk_output_channel"], "full_band_norm": False, "normalize": False}
+    return params | {"qk_dim": -(-config["attn_approx_qk_dim"] // (config["n_fft"] // 2 + 1))}
+
+
+def tf_gridnet_v1_params(config: dict[str, Any]) -> dict[str, Any]:
+    return tf_gridnet_params(config) | {"padding": "end"}
+
+
+def tf_gridnet_key(key: str) -> str:
+    names = {"conv.0.": "conv.", "conv.1.": "conv_norm.", "intra_": "intra.", "inter_": "inter."}
+    names |= {"attn_concat_proj.0": "attention.proj", "attn_concat_proj.1": "attention.act"}
+    names |= {"attn_concat_proj.2.gamma": "attention.norm.weight", "attn_concat_proj.2.beta": "attention.norm.bias"}
+    for letter, role in {"Q": "query", "K": "key", "V": "value"}.items():
+        names |= {f"attn_conv_{letter}": f"attention.{role}.linear", f"attn_norm_{letter}": f"attention.{role}"}
+    names |= {".norm.gamma": ".norm.weight", ".norm.beta": ".norm.bias"}  # V1
+    for theirs, ours in names.items():
+        key = key.replace(theirs, ours)
+    return key
+
+
+def tf_gridnet_state(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """V1's heads joined as V2 has them, and features last instead of first."""
+    heads: dict[str, list[Tensor]] = {}
+    names = {"0": "attn_conv_{}.{}", "1": "attn_norm_{}.act.{}", "2": "attn_norm_{}.{}"}
+    for key in sorted(published):
+        if found := re.fullmatch(r"(.*)attn_conv_([QKV])_\d\.(\d)\.(\w+)", key):
+            block, letter, part, name = found.groups()
+            value = published[key][:, None] if part == "2" else published[key]  # gamma (1, E, 1, F) -> (1, 1, E, 1, F)
+            heads.setdefault(block + names[part].format(letter, name), []).append(value)
+    joined = {key: torch.cat(values, 1 if values[0].dim() == 5 else 0) for key, values in heads.items()}
+    state = {key: value for key, value in published.items() if not re.search("attn_conv_[QKV]_", key)} | joined
+    for key, value in state.items():
+        if value.dim() == 5:  # (1, H, E, 1, F) -> (H, 1, F, E)
+            state[key] = value[0].permute(0, 2, 3, 1)
+        elif key.endswith(("gamma", "beta")):  # (1, D, 1, F) -> (F, D), or (D,) where F is 1
+            state[key] = value[0, :, 0].T.squeeze(0)
+        elif "attn" in key and value.dim() == 4:  # 1x1 convolution -> linear map
+            state[key] = value.flatten(1)
+    return state
+
+
 def discriminator_params(config: dict[str, Any]) -> dict[str, Any]:
     return {"periods": config["mpd_periods"], "num_scales": config["msd_scales"]}
 
@@ -74,6 +135,9 @@ def verdicts(model: Any, wave: Tensor) -> dict[str, Tensor]:
 ADAPTERS = {  # the longest beginning of a fixture's name decides
     "hifi_tse": Adapter("hifi_tse", hifi_tse_params, same, extract),
     "hifi_tse_discriminator": Adapter("mpd_msd", discriminator_params, parametrized, verdicts),
+    "tf_gridnet_v1": Adapter("tf_gridnet", tf_gridnet_v1_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
+    "tf_gridnet_v2": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
+    "tf_gridnet_v3": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate, tf_gridnet_state),
 }
 
 
@@ -87,9 +151,11 @@ def read_keys(file: Path) -> dict[str, list[int]]:
     return json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
 
 
-def fill(network: nn.Module, keys: dict[str, list[int]], kinds: dict[str, str], rename: Callable) -> None:
+def fill(
+    network: nn.Module, keys: dict[str, list[int]], kinds: dict[str, str], rename: Callable, convert: Callable = dict
+) -> None:
     """Every tensor by the rule of its published name; none of ours may be left as it was."""
-    state = {rename(key): value for key, value in rule.state_of(keys, kinds).items()}
+    state = {rename(key): value for key, value in convert(rule.state_of(keys, kinds)).items()}
     state.pop(None, None)
     missing, unexpected = network.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -108,7 +174,7 @@ def test_network(network_fixture):
     else:
         network = build_discriminator(adapter.model, params)
     keys_file = network_fixture.with_name(spec.get("keys_file", f"{network_fixture.stem}.keys.json"))
-    fill(network, read_keys(keys_file), spec.get("kinds", {}), adapter.rename)
+    fill(network, read_keys(keys_file), spec.get("kinds", {}), adapter.rename, adapter.convert)
 
     if "param_count" in spec:
         assert sum(parameter.numel() for parameter in network.parameters()) == spec["param_count"]

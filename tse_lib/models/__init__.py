@@ -11,9 +11,11 @@ from torch import nn
 
 from tse_lib.config import check_params
 from tse_lib.models.hifi_tse import HiFiTSE
+from tse_lib.models.tf_gridnet import TFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "hifi_tse": HiFiTSE,
+    "tf_gridnet": TFGridNet,
 }
 
 

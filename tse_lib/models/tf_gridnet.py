@@ -1,0 +1,141 @@
+"""TF-GridNet: separation on the grid of frames and bins (Wang et al., TASLP 2023, arXiv 2211.12433; ESPnet's V1 to V3).
+
+Idea: treat a spectrogram as a grid and walk over it three ways in each block: an LSTM across the bins of a frame, an
+LSTM along the frames of a bin, and attention among whole frames; then map to the sources' spectra directly, no mask.
+
+    mixture (B,C,T) -level, STFT-> (B*C,2,L,F) -conv-> (B*C,L,F,D) -[bins, frames, attention] x blocks-
+                    -deconv-> (B*C,2*S,L,F) -iSTFT, level-> (B,S,C,T)
+
+Letters: L frames, F bins, D features (emb_dim), I kernel and J hop of the unfolding (emb_ks, emb_hs), E qk_dim, S sources.
+
+ESPnet's three versions are options of one network, as their presets say:
+- V1: padding "end". V2: padding "both". Their weights have the same number and meaning, yet V1's give another output
+  in V2, since the zeros around the grid are seen by the LSTMs. Where J equals I > 1, V2 also has a bias for each
+  neighbour.
+- V3: padding "both", full_band_norm false, normalize false: nothing in it depends on the number of bins, so that
+  weights trained at one sample rate run at another, with n_fft and hop_length scaled to last as long.
+
+What differs from ESPnet:
+- the heads of V1 lie in one tensor, as in V2;
+- E is given, where ESPnet takes ceil(512 / F) in V1 and V2: 8, 4 and 2 at n_fft 128, 256 and 512;
+- several microphones are separated one by one; the paper's beamforming is not here;
+- a mixture shorter than half a window is padded, and a silent one stays silent (ESPnet divides by its level, 0).
+As there, samples behind the last frame's centre lie under the window's end: the last of them can come out loud.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tse_lib.nn.gridnet import FullBandAttention, UnfoldedPath, pad_grid
+
+
+class TFGridNetBlock(nn.Module):
+    """Across bins, along frames, attention: (B, L, F, D) -> (B, L, F, D)."""
+
+    def __init__(
+        self, dim: int, kernel: int, hop: int, hidden: int, num_heads: int, qk_dim: int, num_freqs: int,
+        pad_both: bool, eps: float,
+    ):  # fmt: skip
+        super().__init__()
+        self.kernel, self.hop, self.pad_both = kernel, hop, pad_both
+
+        def path() -> UnfoldedPath:
+            lstm = nn.LSTM(dim * kernel, hidden, batch_first=True, bidirectional=True)
+            return UnfoldedPath(dim, kernel, hop, lstm, 2 * hidden, eps, stacked=pad_both)
+
+        self.intra = path()
+        self.inter = path()
+        self.attention = FullBandAttention(dim, num_heads, qk_dim, num_freqs, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length, bins = x.shape[1:3]
+        start = self.kernel - self.hop if self.pad_both else 0
+        x = self.intra(pad_grid(x, self.kernel, self.hop, self.pad_both))
+        x = self.inter(x.transpose(1, 2)).transpose(1, 2)
+        return self.attention(x[:, start : start + length, start : start + bins])
+
+
+class TFGridNet(nn.Module):
+    """The separator (see the head of this file).
+
+    Args:
+        num_sources: S.
+        n_fft, hop_length: STFT (periodic Hann of n_fft samples, centred).
+        num_blocks: how many.
+        emb_dim, emb_ks, emb_hs: D, I and J.
+        lstm_hidden: of each direction.
+        num_heads, qk_dim: of the attention; qk_dim is E, features of a head's queries and keys in each bin.
+        padding: of the grid before unfolding: "end" (V1) or "both" (V2, V3).
+        full_band_norm: the attention's norms run over all bins, with gains for each (V1, V2).
+        normalize: divide the mixture by its standard deviation and multiply the estimates by it (V1, V2).
+        eps: of the norms.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+    """
+
+    window: Tensor
+
+    def __init__(
+        self,
+        num_sources: int = 2,
+        n_fft: int = 128,
+        hop_length: int = 64,
+        num_blocks: int = 6,
+        emb_dim: int = 48,
+        emb_ks: int = 4,
+        emb_hs: int = 1,
+        lstm_hidden: int = 192,
+        num_heads: int = 4,
+        qk_dim: int = 8,
+        padding: str = "both",
+        full_band_norm: bool = True,
+        normalize: bool = True,
+        eps: float = 1e-5,
+        gradient_checkpointing: bool = False,
+    ):
+        super().__init__()
+        if padding not in ("end", "both"):
+            raise ValueError(f"padding: '{padding}' is neither 'end' nor 'both'")
+        if emb_dim % num_heads:
+            raise ValueError(f"emb_dim {emb_dim} must be a multiple of num_heads {num_heads}")
+        if not 0 < emb_hs <= emb_ks:
+            raise ValueError(f"0 < emb_hs {emb_hs} <= emb_ks {emb_ks} must hold")
+        if n_fft % 2 or not 0 < hop_length <= n_fft // 2:
+            raise ValueError(f"n_fft {n_fft} must be even and hop_length {hop_length} at most half of it")
+        self.num_sources, self.n_fft, self.hop_length = num_sources, n_fft, hop_length
+        self.normalize, self.gradient_checkpointing = normalize, gradient_checkpointing
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        num_freqs = n_fft // 2 + 1 if full_band_norm else 0
+        self.conv = nn.Conv2d(2, emb_dim, 3, padding=1)
+        self.conv_norm = nn.GroupNorm(1, emb_dim, eps)
+        self.blocks = nn.ModuleList(
+            TFGridNetBlock(emb_dim, emb_ks, emb_hs, lstm_hidden, num_heads, qk_dim, num_freqs, padding == "both", eps)
+            for _ in range(num_blocks)
+        )
+        self.deconv = nn.ConvTranspose2d(emb_dim, 2 * num_sources, 3, padding=1)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
+        batch, channels, size = mixture.shape
+        waves = mixture.reshape(batch * channels, size)
+        waves = F.pad(waves, (0, max(0, self.n_fft // 2 + 1 - size)))  # reflecting at the edges needs as many samples
+        if self.normalize:
+            level = waves.std(-1, keepdim=True).clamp_min(1e-8)
+            waves = waves / level
+        spectrum = torch.stft(waves, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+        grid = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (B*C, 2, L, F)
+        x = self.conv_norm(self.conv(grid)).permute(0, 2, 3, 1)  # (B*C, L, F, D)
+        for block in self.blocks:
+            recompute = self.training and self.gradient_checkpointing
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        spectra = self.deconv(x.permute(0, 3, 1, 2)).to(waves.dtype)  # under autocast, back to what an STFT takes
+        spectra = spectra.unflatten(1, (self.num_sources, 2)).permute(0, 1, 4, 3, 2).flatten(0, 1)  # (B*C*S, F, L, 2)
+        estimates = torch.istft(
+            torch.view_as_complex(spectra.contiguous()), self.n_fft, self.hop_length, window=self.window,
+            length=waves.shape[-1],
+        )[:, :size]  # fmt: skip
+        estimates = estimates.view(batch, channels, self.num_sources, size)
+        if self.normalize:
+            estimates = estimates * level.view(batch, channels, 1, 1)
+        return estimates.transpose(1, 2)

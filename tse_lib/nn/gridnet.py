@@ -1,0 +1,110 @@
+"""The parts of a TF-GridNet block (Wang et al. 2023, arXiv 2211.12433, section IV), frames and bins before features.
+
+Letters: L frames, F bins, D features, I unfolded neighbours, J hop, H heads, E query features of a head and bin.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def pad_grid(x: Tensor, kernel: int, hop: int, both_ends: bool) -> Tensor:
+    """Zeros around the frames and bins of x (B, L, F, D), so that unfolding by `kernel` and `hop` uses all of them.
+
+    `both_ends` puts kernel - hop zeros before and at least as many behind; otherwise there are zeros behind only where
+    something would be left over.
+    """
+    margin = kernel - hop if both_ends else 0
+
+    def behind(size: int) -> int:
+        steps = max(0, -(-(size + 2 * margin - kernel) // hop))
+        return steps * hop + kernel - size - margin
+
+    return F.pad(x, (0, 0, margin, behind(x.shape[2]), margin, behind(x.shape[1])))
+
+
+class UnfoldedPath(nn.Module):
+    """Norm, I neighbours joined at every J-th step, a sequence model, spread over the neighbours again, residual.
+
+    Args:
+        dim: features D.
+        kernel, hop: I and J.
+        rnn: from (N, steps, D*I) to (N, steps, out_dim), features outside and neighbours inside; an LSTM's tuple is fine.
+        out_dim: features that `rnn` gives.
+        eps: of the norm.
+        stacked: with kernel == hop, when nothing overlaps, join the neighbours as they lie (neighbours outside, features
+            inside) and spread them with a bias for each; that is what ESPnet does from V2 on.
+    """
+
+    def __init__(self, dim: int, kernel: int, hop: int, rnn: nn.Module, out_dim: int, eps: float, stacked: bool):
+        super().__init__()
+        self.kernel, self.hop = kernel, hop
+        self.norm = nn.LayerNorm(dim, eps)
+        self.rnn = rnn
+        self.linear: nn.Module
+        if stacked and kernel == hop:
+            self.linear = nn.Linear(out_dim, kernel * dim)
+        else:
+            self.linear = nn.ConvTranspose1d(out_dim, dim, kernel, hop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, S, D) -> (B, N, S, D) along S, which `pad_grid` made fit."""
+        y = self.norm(x).flatten(0, 1)  # (B*N, S, D)
+        if isinstance(self.linear, nn.Linear):
+            y = self.linear(self._run(y.reshape(len(y), -1, self.linear.out_features)))
+        else:
+            steps = y.unfold(1, self.kernel, self.hop).flatten(2)  # (B*N, steps, D*I)
+            y = self.linear(self._run(steps).transpose(1, 2)).transpose(1, 2)
+        return x + y.reshape(x.shape)
+
+    def _run(self, steps: Tensor) -> Tensor:
+        out = self.rnn(steps)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class HeadProjection(nn.Module):
+    """Linear, PReLU and norm of all heads at once: (B, L, F, D) -> (B, H, L, F, E).
+
+    With `num_freqs` each head of each frame is normalised over all bins and has gains for each bin; with 0 each bin is
+    by itself, so that any number of bins will do.
+    """
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, num_freqs: int, eps: float):
+        super().__init__()
+        self.num_heads, self.num_freqs, self.eps = num_heads, num_freqs, eps
+        self.linear = nn.Linear(dim, num_heads * head_dim)
+        self.act = nn.PReLU(num_heads)
+        size = (num_heads, 1, num_freqs or 1, head_dim)
+        self.gamma = nn.Parameter(self.linear.weight.new_ones(size))
+        self.beta = nn.Parameter(self.linear.weight.new_zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x).unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)  # (B, H, L, F, E)
+        y = F.layer_norm(self.act(y), y.shape[-2:] if self.num_freqs else y.shape[-1:], eps=self.eps)
+        return y * self.gamma + self.beta
+
+
+class FullBandAttention(nn.Module):
+    """Frames attend to frames with all their bins together; residual. (B, L, F, D) -> (B, L, F, D).
+
+    Args:
+        dim: features D, a multiple of num_heads.
+        num_heads: H.
+        qk_dim: E of queries and keys; values have D / H.
+        num_freqs: F if norms run over all bins, 0 if each bin has its own (see HeadProjection).
+        eps: of the norms.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qk_dim: int, num_freqs: int, eps: float):
+        super().__init__()
+        self.query = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps)
+        self.key = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps)
+        self.value = HeadProjection(dim, num_heads, dim // num_heads, num_freqs, eps)
+        self.proj = nn.Linear(dim, dim)
+        self.act = nn.PReLU()
+        self.norm = nn.LayerNorm((num_freqs, dim) if num_freqs else dim, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (project(x).flatten(3) for project in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(query, key, value)  # (B, H, L, F*D/H), scaled by 1 / sqrt(F*E)
+        joined = attended.unflatten(-1, (x.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, L, F, D)
+        return x + self.norm(self.act(self.proj(joined)))
