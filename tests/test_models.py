@@ -231,3 +231,11 @@ def test_an_option_that_is_missing_and_a_model_that_is_unknown():
         build_model("hifi_tse", {key: value for key, value in tiny.MODEL.items() if key != "n_fft"}, tiny.RATE)
     with pytest.raises(ValueError, match="unknown model 'hifitse'; known: hifi_tse"):
         build_model("hifitse", {}, tiny.RATE)
+
+
+def test_a_separator_where_an_extractor_is_wanted():
+    told = "model.name: 'conv_tasnet' can separate, not extract; networks that can: hifi_tse"
+    with pytest.raises(ValueError, match=told):
+        build_model("conv_tasnet", {}, tiny.RATE)
+    with pytest.raises(ValueError, match="'hifi_tse' can extract, not separate; networks that can: .*conv_tasnet"):
+        build_model("hifi_tse", tiny.MODEL, tiny.RATE, task="separate")

@@ -9,7 +9,13 @@ from tse_lib.bin.main import main
 from tse_lib.models import MODELS, build_model
 from tse_lib.models.presets import PRESETS, count_macs
 
-PARAMETERS = {"hifi_tse_v1": 7_805_420, "hifi_tse_v2": 11_785_196}  # of the published networks
+PARAMETERS = {  # of the published networks
+    "hifi_tse_v1": 7_805_420,
+    "hifi_tse_v2": 11_785_196,
+    "conv_tasnet": 5_050_545,
+    "conv_tasnet_causal": 5_050_545,
+    "conv_tasnet_speechbrain": 6_582_832,
+}
 KEYS = ["name", "preset", "task", "paper", "params", "gmac_per_s", "sample_rate", "causal"]
 
 

@@ -28,6 +28,7 @@ class Adapter(NamedTuple):
     rename: Callable[[str], str | None]  # published tensor name -> ours; None: we have no such tensor
     forward: Callable[..., Tensor | dict[str, Tensor]]  # (network, *inputs) -> the output(s) in the fixture's layout
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict  # published tensors to our shapes, before renaming
+    computed: int = 0  # numbers among the fixture's parameters that ours computes
 
 
 def same(key: str) -> str:
@@ -112,6 +113,112 @@ def tf_gridnet_state(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def mossformer2_params(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "num_sources": config["num_spks"],
+        "encoder_dim": config["encoder_embedding_dim"],
+        "kernel_size": config["encoder_kernel_size"],
+        "dim": config["mossformer_sequence_dim"],
+        "num_layers": config["num_mossformer_layer"],
+    }
+
+
+MOSSFORMER2_NAMES = {  # applied one after the other
+    r"mask_net\.mdl\.intra_mdl\.mossformerM\.layers\.(\d+)": r"layers.\1.attention",
+    r"mask_net\.mdl\.intra_mdl\.mossformerM\.fsmn\.(\d+)": r"layers.\1.memory",
+    r"^mask_net\.mdl\.intra_mdl\.norm": "norm",
+    r"^mask_net\.mdl\.intra_norm": "norm_out",
+    r"^mask_net\.norm": "norm_in",
+    r"^mask_net\.conv1d_encoder": "proj_in",
+    r"^mask_net\.conv1d_out": "split",
+    r"^mask_net\.conv1_decoder": "proj_out",
+    r"^mask_net\.prelu": "act",
+    r"^mask_net\.(output|output_gate)\.0": r"\1",
+    r"^mask_net\.pos_enc\.scale": "position_scale",
+    r"^enc\.conv1d": "encoder",
+    r"^dec\.": "decoder.",
+    r"memory\.conv1\.0": "memory.proj_in",
+    r"memory\.conv1\.1": "memory.act",
+    r"memory\.conv2": "memory.proj_out",
+    r"gated_fsmn\.fsmn\.(conv\.)?": "memory.",
+    r"gated_fsmn\.": "",
+    r"prelu([12])": r"act\1",
+    r"qk_offset_scale\.": "",
+    r"\.mdl\.0": ".norm",
+    r"\.mdl\.1": ".linear",
+    r"\.mdl\.3\.sequential\.1\.conv": ".conv",
+}
+
+
+def mossformer2_key(key: str) -> str | None:
+    if key.endswith(("rotary_pos_emb.freqs", "pos_enc.inv_freq")):
+        return None  # computed
+    for theirs, ours in MOSSFORMER2_NAMES.items():
+        key = re.sub(theirs, ours, key)
+    return key
+
+
+def mossformer2_state(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """1x1 convolutions to linear maps; (39, 1) convolutions to those along time."""
+    return {key: value.squeeze(-1) if value.dim() > 2 else value for key, value in published.items()}
+
+
+def renamed(names: dict[str, str]) -> Callable[[str], str]:
+    """A `rename` that replaces patterns, one after the other."""
+
+    def rename(key: str) -> str:
+        for theirs, ours in names.items():
+            key = re.sub(theirs, ours, key)
+        return key
+
+    return rename
+
+
+def flat_norms(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Norms as vectors; toolkits keep them as (1, 1, D) or (1, D, 1)."""
+    return {key: value.flatten() if key.endswith(("gamma", "beta")) else value for key, value in published.items()}
+
+
+NORM_NAMES = {"gamma$": "weight", "beta$": "bias"}
+ASTEROID_NAMES = NORM_NAMES | {r"filterbank\._filters": "weight", "^masker.": ""}
+CONV_TASNET_NAMES = ASTEROID_NAMES | {"^TCN": "blocks", "bottleneck.0": "norm", "bottleneck.1": "bottleneck"}
+CONV_TASNET_NAMES |= {"mask_net.0": "mask_act", "mask_net.1": "mask_conv"}
+CONV_TASNET_NAMES |= {
+    rf"shared_block\.{number}": ours
+    for number, ours in enumerate(("in_conv", "in_act", "in_norm", "depth_conv", "depth_act", "depth_norm"))
+}
+CONV_TASNET_SPEECHBRAIN_NAMES = NORM_NAMES | {
+    "^masknet.": "",
+    r"conv1d\.": "",
+    r"\.conv\.weight": ".weight",
+    r"temporal_conv_net\.temporalblock_(\d+)_(\d+)\.layers\.": r"blocks.\1_\2.",
+    **{rf"blocks\.{repeat}_{number}": f"blocks.{6 * repeat + number}" for repeat in range(4) for number in range(6)},
+    r"DSconv\.conv_0": "depth_conv",
+    r"DSconv\.act_0": "depth_norm",
+    r"DSconv\.act": "depth_act",
+    r"DSconv\.conv_1": "res_conv",
+    r"(blocks\.\d+)\.(conv|act|norm)": r"\1.in_\2",
+    "layer_norm": "norm",
+    "_conv1x1": "",
+    "^mask.weight": "mask_conv.weight",
+}
+
+
+def conv_tasnet_params(config: dict[str, Any]) -> dict[str, Any]:
+    names = {"num_sources": "n_src", "num_filters": "n_filters", "kernel_size": "kernel_size", "stride": "stride"}
+    names |= {"bottleneck_dim": "bn_chan", "hidden_dim": "hid_chan", "skip_dim": "skip_chan", "norm": "norm_type"}
+    names |= {"conv_kernel_size": "conv_kernel_size", "num_blocks": "n_blocks", "num_repeats": "n_repeats"}
+    return {ours: config[theirs] for ours, theirs in names.items()} | {"mask": config["mask_act"]}
+
+
+def conv_tasnet_speechbrain_params(config: dict[str, Any]) -> dict[str, Any]:
+    names = {"num_sources": "C", "num_filters": "N", "kernel_size": "kernel_size", "stride": "stride"}
+    names |= {"bottleneck_dim": "B", "hidden_dim": "H", "conv_kernel_size": "P", "num_blocks": "X", "num_repeats": "R"}
+    names |= {"norm": "norm_type", "causal": "causal", "late": "causal", "mask": "mask_nonlinear"}
+    fixed = {"skip_dim": 0, "input_norm": "LN", "encoder_relu": True, "bias": False}
+    return {ours: config[theirs] for ours, theirs in names.items()} | fixed
+
+
 def discriminator_params(config: dict[str, Any]) -> dict[str, Any]:
     return {"periods": config["mpd_periods"], "num_scales": config["msd_scales"]}
 
@@ -133,8 +240,17 @@ def verdicts(model: Any, wave: Tensor) -> dict[str, Tensor]:
 
 
 ADAPTERS = {  # the longest beginning of a fixture's name decides
+    "conv_tasnet": Adapter("conv_tasnet", conv_tasnet_params, renamed(CONV_TASNET_NAMES), separate),
+    "conv_tasnet_speechbrain": Adapter(
+        "conv_tasnet",
+        conv_tasnet_speechbrain_params,
+        renamed(CONV_TASNET_SPEECHBRAIN_NAMES),
+        separate,
+        flat_norms,
+    ),
     "hifi_tse": Adapter("hifi_tse", hifi_tse_params, same, extract),
     "hifi_tse_discriminator": Adapter("mpd_msd", discriminator_params, parametrized, verdicts),
+    "mossformer2": Adapter("mossformer2", mossformer2_params, mossformer2_key, separate, mossformer2_state, 16),
     "tf_gridnet_v1": Adapter("tf_gridnet", tf_gridnet_v1_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
     "tf_gridnet_v2": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
     "tf_gridnet_v3": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate, tf_gridnet_state),
@@ -170,14 +286,15 @@ def test_network(network_fixture):
     torch.set_default_dtype(torch.float64)  # before building: windows and tables made in float32 are 1e-8 off
     params = adapter.params(spec["config"])
     if adapter.model in MODELS:
-        network = build_model(adapter.model, params, spec["config"].get("sample_rate", 8000)).eval()
+        network = build_model(adapter.model, params, spec["config"].get("sample_rate", 8000), task=None).eval()
     else:
         network = build_discriminator(adapter.model, params)
     keys_file = network_fixture.with_name(spec.get("keys_file", f"{network_fixture.stem}.keys.json"))
     fill(network, read_keys(keys_file), spec.get("kinds", {}), adapter.rename, adapter.convert)
 
     if "param_count" in spec:
-        assert sum(parameter.numel() for parameter in network.parameters()) == spec["param_count"]
+        count = sum(parameter.numel() for parameter in network.parameters())
+        assert count + adapter.computed == spec["param_count"]
     with torch.no_grad():
         outputs = adapter.forward(network, *[rule.input_of(one) for one in spec["inputs"]])
     outputs = outputs if isinstance(outputs, dict) else {"out": outputs}

@@ -10,24 +10,36 @@ from typing import Any
 from torch import nn
 
 from tse_lib.config import check_params
+from tse_lib.models.conv_tasnet import ConvTasNet
 from tse_lib.models.hifi_tse import HiFiTSE
+from tse_lib.models.mossformer2 import MossFormer2
 from tse_lib.models.tf_gridnet import TFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "hifi_tse": HiFiTSE,
+    "conv_tasnet": ConvTasNet,
+    "mossformer2": MossFormer2,
     "tf_gridnet": TFGridNet,
 }
 
 
-def build_model(name: str, params: dict[str, Any], sample_rate: int) -> nn.Module:
-    """A network from the conf's `model` section.
+def task_of(name: str) -> str:
+    """What the network is for: extract or separate."""
+    return "extract" if hasattr(MODELS[name], "encode") else "separate"
+
+
+def build_model(name: str, params: dict[str, Any], sample_rate: int, task: str | None = "extract") -> nn.Module:
+    """A network from the conf's `model` section. `task`: what it has to do, extract or separate; None: either.
 
     Raises:
-        ValueError: unknown name or option (the nearest is named), or values the network refuses.
+        ValueError: unknown name or option (the nearest is named), values the network refuses, or one of another task.
     """
     if name not in MODELS:
         raise ValueError(f"model.name: unknown model '{name}'; known: {', '.join(MODELS)}")
     kind = MODELS[name]
+    if task and task != task_of(name):
+        fitting = ", ".join(other for other in MODELS if task_of(other) == task)
+        raise ValueError(f"model.name: '{name}' can {task_of(name)}, not {task}; networks that can: {fitting}")
     if "sample_rate" in params:
         raise ValueError("model.params: sample_rate stands once, at the top of the conf")
     check_params(kind.__init__, params, f"model {name}")

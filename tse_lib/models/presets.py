@@ -32,6 +32,20 @@ HIFI_TSE_V2 = {
 }
 HIFI_TSE_V1 = {**HIFI_TSE_V2, "lstm_hidden": 192, "reinject_at": [0, 2, 4], "film": False}
 
+CONV_TASNET_SPEECHBRAIN = {
+    "num_filters": 256,
+    "bottleneck_dim": 256,
+    "skip_dim": 0,
+    "num_blocks": 6,
+    "num_repeats": 4,
+    "input_norm": "LN",
+    "causal": True,
+    "late": True,
+    "encoder_relu": True,
+    "mask": "relu",
+    "bias": False,
+}
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, *CONVOLUTIONS)
 
@@ -53,14 +67,39 @@ PRESETS: dict[str, dict[str, Any]] = {
         "causal": False,
         "params": HIFI_TSE_V2,
     },
+    "conv_tasnet": {
+        "name": "conv_tasnet",
+        "task": "separate",
+        "paper": "Luo and Mesgarani 2019 (arXiv 1809.07454); Asteroid's",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "conv_tasnet_causal": {
+        "name": "conv_tasnet",
+        "task": "separate",
+        "paper": "Luo and Mesgarani 2019 (arXiv 1809.07454), causal",
+        "sample_rate": 8000,
+        "causal": True,
+        "params": {"norm": "cLN", "causal": True},
+    },
+    "conv_tasnet_speechbrain": {
+        "name": "conv_tasnet",
+        "task": "separate",
+        "paper": "SpeechBrain's WSJ0Mix recipe; its norm hears the future",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": CONV_TASNET_SPEECHBRAIN,
+    },
 }
 
 
 def describe(preset: str) -> dict[str, Any]:
     """Name, preset, task, paper, parameters, multiply-accumulates per second of mixture (enrolment as long), rate."""
     facts = PRESETS[preset]
-    model = build_model(facts["name"], facts["params"], facts["sample_rate"]).eval()
-    wave = torch.zeros(1, 1, facts["sample_rate"])
+    model = build_model(facts["name"], facts["params"], facts["sample_rate"], facts["task"]).eval()
+    device = "cpu" if hasattr(model, "n_fft") else "meta"  # shapes suffice for all but torch.istft
+    model, wave = model.to(device), torch.zeros(1, 1, facts["sample_rate"], device=device)
     extracts = facts["task"] == "extract"
 
     def run() -> None:

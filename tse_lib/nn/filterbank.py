@@ -1,0 +1,18 @@
+"""Learned filters in place of a spectrogram: what the networks after TasNet begin and end with."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_frames(encoder: nn.Conv1d, mixture: Tensor) -> Tensor:
+    """mixture (B, C, T) -> frames (B*C, N, L). Zeros at the end fill the last frame, so that no sample is left out."""
+    kernel, stride, size = encoder.kernel_size[0], encoder.stride[0], mixture.shape[-1]
+    missing = max(kernel - size, (kernel - size) % stride)
+    return encoder(F.pad(mixture.flatten(0, 1)[:, None], (0, missing)))
+
+
+def to_waves(decoder: nn.ConvTranspose1d, frames: Tensor, mixture: Tensor) -> Tensor:
+    """frames (B*C, S, N, L) of S sources -> (B, S, C, T), as long as the mixture (B, C, T) they were made of."""
+    batch, channels, size = mixture.shape
+    waves = decoder(frames.flatten(0, 1))  # (B*C*S, 1, at least T)
+    return waves.view(batch, channels, -1, waves.shape[-1])[..., :size].transpose(1, 2)
