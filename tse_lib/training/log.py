@@ -71,12 +71,12 @@ class Log:
                 self.board.add_scalar(f"curriculum/{key}", value, step)
         say(line_of(step, max_steps, scalars))
 
-    def valid(self, step: int, scalars: dict[str, float]) -> None:
+    def valid(self, step: int, scalars: dict[str, float], is_best: bool) -> None:
         self._write("valid", step, scalars)
         if self.board:
             self.board.flush()
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items() if name not in ("best", "seconds"))
-        new = " (a new best)" if scalars["si_sdri"] == scalars["best"] else f" (best {scalars['best']:.2f})"
+        new = " (a new best)" if is_best else f" (best {scalars['best']:.2f})"
         say(f"step {step}: on the development set {shown}{new}")
 
     def audio(self, step: int, waves: dict[str, Tensor], sample_rate: int) -> None:

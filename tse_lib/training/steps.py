@@ -209,7 +209,7 @@ def gan_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int
     for batch in each(run, batches):
         with torch.set_grad_enabled(moves):
             estimate = extract(run, batch)
-            real, fake = (waves[batch["present"]].flatten(0, -2)[:, None] for waves in (batch["target"], estimate))
+            real, fake = judged(batch, estimate)
             loss, shares = run.objective(estimate, batch, counts, state.step)
             shares |= {"adversarial": estimate.new_zeros(()), "feature_matching": estimate.new_zeros(())}
             if strength and len(real):
@@ -320,6 +320,17 @@ def distance_of(features: tuple[Outputs, Outputs], projections: nn.ModuleList) -
         for own, other in zip(ours, theirs, strict=True)
     ]
     return torch.stack(distances).mean()
+
+
+def judged(batch: Batch, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """What a discriminator is to tell apart: present targets and their estimates, both (B', 1, T).
+
+    Both over the target's RMS, so that a quiet recording's are judged, too, and a wrong level can be heard.
+    """
+    rows = batch["present"]
+    real, fake = batch["target"][rows].flatten(0, 1)[:, None], estimate[rows].flatten(0, 2)[:, None]
+    level = real.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-4)
+    return real / level, fake / level
 
 
 def level_db(estimate: Tensor, target: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def choose(state: State, run: Run, dev: RenderedMixtures, log: Log | None, exp: 
         if log:
             saving.save_best(state, run.conf, exp)
     if log:
-        log.valid(state.step, {**scores, "best": state.best, "seconds": round(state.seconds, 1)})
+        log.valid(state.step, {**scores, "best": state.best, "seconds": round(state.seconds, 1)}, state.patience == 0)
     if log and log.board:
         examples = dev_audio(model, dev, run.conf.train.audio_examples, device, run.autocast)
         log.audio(state.step, examples, run.conf.sample_rate)
