@@ -6,7 +6,8 @@ LSTM along the frames of a bin, and attention among whole frames; then map to th
     mixture (B,C,T) -level, STFT-> (B*C,2,L,F) -conv-> (B*C,L,F,D) -[bins, frames, attention] x blocks-
                     -deconv-> (B*C,2*S,L,F) -iSTFT, level-> (B,S,C,T)
 
-Letters: L frames, F bins, D features (emb_dim), I kernel and J hop of the unfolding (emb_ks, emb_hs), E qk_dim, S sources.
+Letters: L frames, F bins, D features (emb_dim), I bins or frames unfolded together (emb_ks), J their hop (emb_hs),
+E features of a query in each bin (qk_dim), S sources.
 
 ESPnet's three versions are options of one network, as their presets say:
 - V1: padding "end". V2: padding "both". Their weights have the same number and meaning, yet V1's give another output
@@ -28,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.dsp.stft import istft
 from tse_lib.nn.gridnet import FullBandAttention, UnfoldedPath, pad_grid
 
 
@@ -103,7 +105,7 @@ class TFGridNet(nn.Module):
             raise ValueError(f"0 < emb_hs {emb_hs} <= emb_ks {emb_ks} must hold")
         if n_fft % 2 or not 0 < hop_length <= n_fft // 2:
             raise ValueError(f"n_fft {n_fft} must be even and hop_length {hop_length} at most half of it")
-        self.num_sources, self.n_fft, self.hop_length = num_sources, n_fft, hop_length
+        self.num_sources, self.hop_length = num_sources, hop_length
         self.normalize, self.gradient_checkpointing = normalize, gradient_checkpointing
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         num_freqs = n_fft // 2 + 1 if full_band_norm else 0
@@ -119,11 +121,12 @@ class TFGridNet(nn.Module):
         """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
         batch, channels, size = mixture.shape
         waves = mixture.reshape(batch * channels, size)
-        waves = F.pad(waves, (0, max(0, self.n_fft // 2 + 1 - size)))  # reflecting at the edges needs as many samples
+        n_fft = len(self.window)
+        waves = F.pad(waves, (0, max(0, n_fft // 2 + 1 - size)))  # reflecting at the edges needs as many samples
         if self.normalize:
             level = waves.std(-1, keepdim=True).clamp_min(1e-8)
             waves = waves / level
-        spectrum = torch.stft(waves, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+        spectrum = torch.stft(waves, n_fft, self.hop_length, window=self.window, return_complex=True)
         grid = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (B*C, 2, L, F)
         x = self.conv_norm(self.conv(grid)).permute(0, 2, 3, 1)  # (B*C, L, F, D)
         for block in self.blocks:
@@ -131,10 +134,8 @@ class TFGridNet(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         spectra = self.deconv(x.permute(0, 3, 1, 2)).to(waves.dtype)  # under autocast, back to what an STFT takes
         spectra = spectra.unflatten(1, (self.num_sources, 2)).permute(0, 1, 4, 3, 2).flatten(0, 1)  # (B*C*S, F, L, 2)
-        estimates = torch.istft(
-            torch.view_as_complex(spectra.contiguous()), self.n_fft, self.hop_length, window=self.window,
-            length=waves.shape[-1],
-        )[:, :size]  # fmt: skip
+        spectra = torch.view_as_complex(spectra.contiguous())
+        estimates = istft(spectra, self.window, self.hop_length, waves.shape[-1])[:, :size]
         estimates = estimates.view(batch, channels, self.num_sources, size)
         if self.normalize:
             estimates = estimates * level.view(batch, channels, 1, 1)

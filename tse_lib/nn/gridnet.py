@@ -28,11 +28,11 @@ class UnfoldedPath(nn.Module):
     Args:
         dim: features D.
         kernel, hop: I and J.
-        rnn: from (N, steps, D*I) to (N, steps, out_dim), features outside and neighbours inside; an LSTM's tuple is fine.
+        rnn: (N, steps, D*I) -> (N, steps, out_dim) or a tuple that begins with it; features outside, neighbours inside.
         out_dim: features that `rnn` gives.
         eps: of the norm.
-        stacked: with kernel == hop, when nothing overlaps, join the neighbours as they lie (neighbours outside, features
-            inside) and spread them with a bias for each; that is what ESPnet does from V2 on.
+        stacked: where kernel == hop and so nothing overlaps, join neighbours as they lie (neighbours outside, features
+            inside) and give each a bias of its own, as ESPnet does from V2 on.
     """
 
     def __init__(self, dim: int, kernel: int, hop: int, rnn: nn.Module, out_dim: int, eps: float, stacked: bool):
