@@ -1,8 +1,8 @@
 """MossFormer2: attention in groups and over everything, with a memory without recurrence (Zhao et al., ICASSP 2024).
 
 Idea: TasNet's encoder, mask and decoder, and in between layers of two halves: gated attention with one head, quadratic
-within groups of frames and linear over all of them (FLASH), and a gated memory of dilated convolutions over time (FSMN),
-which does what a recurrence would without its loop (arXiv 2312.11825).
+within groups of frames and linear over all of them (FLASH), and a gated memory of dilated convolutions over time, which
+does what a recurrence would, without its loop (FSMN; arXiv 2312.11825).
 
     mixture (B,C,T) -encoder-> (B*C,N,L) -norm, linear, + positions-> (B*C,L,D) -[attention, memory] x layers-
                     -gates-> masks (B*C,S,N,L), times the encoder's output -decoder-> (B,S,C,T)
