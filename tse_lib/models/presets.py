@@ -1,11 +1,14 @@
 """Published sizes of the networks, by name, and what they cost."""
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tse_lib.models import build_model
+from tse_lib.models.mossformer2 import GatedAttention
+from tse_lib.nn.gridnet import FullBandAttention
 
 # inclusive STFT bins at 48 kHz, n_fft 2048 (23.4 Hz a bin): 10 bands to 1 kHz, 18 to 8 kHz, 25 to 24 kHz
 BANDS_48K = [
@@ -47,7 +50,7 @@ CONV_TASNET_SPEECHBRAIN = {
 }
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, *CONVOLUTIONS)
+COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, FullBandAttention, GatedAttention, *CONVOLUTIONS)
 
 # preset -> what `describe` reports, and the options of the model
 PRESETS: dict[str, dict[str, Any]] = {
@@ -91,6 +94,54 @@ PRESETS: dict[str, dict[str, Any]] = {
         "causal": False,
         "params": CONV_TASNET_SPEECHBRAIN,
     },
+    "tf_gridnet": {
+        "name": "tf_gridnet",
+        "task": "separate",
+        "paper": "Wang et al. 2023 (arXiv 2211.12433), the largest",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"n_fft": 256, "emb_dim": 64, "lstm_hidden": 256, "qk_dim": 4, "padding": "end"},
+    },
+    "tf_gridnet_v1_espnet": {
+        "name": "tf_gridnet",
+        "task": "separate",
+        "paper": "Wang et al. 2023 (arXiv 2211.12433); ESPnet's recipe",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"padding": "end"},
+    },
+    "tf_gridnet_v2_espnet": {
+        "name": "tf_gridnet",
+        "task": "separate",
+        "paper": "Wang et al. 2023 (arXiv 2211.12433); ESPnet's recipe without unfolding",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"emb_dim": 128, "emb_ks": 1},
+    },
+    "tf_gridnet_v3_espnet": {
+        "name": "tf_gridnet",
+        "task": "separate",
+        "paper": "Wang et al. 2023 (arXiv 2211.12433); ESPnet's for any sample rate",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"qk_dim": 4, "full_band_norm": False, "normalize": False},
+    },
+    "mossformer2": {
+        "name": "mossformer2",
+        "task": "separate",
+        "paper": "Zhao et al. 2024 (arXiv 2312.11825); ClearerVoice's",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "mossformer2_16k": {
+        "name": "mossformer2",
+        "task": "separate",
+        "paper": "Zhao et al. 2024 (arXiv 2312.11825); ClearerVoice's at 16 kHz",
+        "sample_rate": 16000,
+        "causal": False,
+        "params": {},
+    },
 }
 
 
@@ -100,6 +151,10 @@ def describe(preset: str) -> dict[str, Any]:
     model = build_model(facts["name"], facts["params"], facts["sample_rate"], facts["task"]).eval()
     device = "cpu" if hasattr(model, "n_fft") else "meta"  # shapes suffice for all but torch.istft
     model, wave = model.to(device), torch.zeros(1, 1, facts["sample_rate"], device=device)
+    if device == "meta":
+        for module in model.modules():
+            if isinstance(module, nn.LSTM):
+                module.forward = functools.partial(lstm_shapes, module)  # type: ignore[method-assign, assignment]
     extracts = facts["task"] == "extract"
 
     def run() -> None:
@@ -116,6 +171,11 @@ def describe(preset: str) -> dict[str, Any]:
         "sample_rate": facts["sample_rate"],
         "causal": facts["causal"],
     }
+
+
+def lstm_shapes(lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, None]:
+    """What an LSTM gives, without its values: without a kernel it would go through all steps one by one."""
+    return x.new_zeros(*x.shape[:-1], lstm.hidden_size * (1 + lstm.bidirectional)), None
 
 
 def count_macs(model: nn.Module, run: Any) -> int:
@@ -138,6 +198,14 @@ def count_macs(model: nn.Module, run: Any) -> int:
             length_e = inputs[1].shape[1]
             projections = 2 * length * dim * dim + 2 * length_e * dim * dim
             total += batch * (projections + 2 * length * length_e * dim)
+        elif isinstance(module, FullBandAttention):
+            batch, length, bins, dim = inputs[0].shape
+            total += batch * length**2 * bins * (module.query.linear.out_features + dim)
+        elif isinstance(module, GatedAttention):
+            batch, length, _ = inputs[0].shape
+            qk_dim, hidden_dim = module.to_qk.linear.out_features, module.to_hidden.linear.out_features
+            near = min(module.group_size, length) * (qk_dim + hidden_dim)
+            total += batch * length * (near + 2 * qk_dim * hidden_dim)
 
     handles = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, COUNTED)]
     with torch.no_grad():
