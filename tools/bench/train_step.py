@@ -5,9 +5,9 @@
 `train_step`: forward, losses, backward, clipping and update, written out here as plainly as it goes (baseline),
 against the trainer's step with all that it adds: denominators from the whole step, the check for values that are not
 finite, averaged weights, the schedule, the clock. `train_step_bf16`: the trainer's step in float32 (baseline), then
-under bfloat16 autocast. Both sides of a case take turns in this process, on networks of the same weights and on one batch.
-Seconds are CPU seconds on a CPU, else those of the device. On a CPU the network has one block and the batch two mixtures
-of 1 s. The JSON lines are described in docs/architecture.md.
+under bfloat16 autocast. Both sides of a case take turns in this process, on networks of the same weights and on one
+batch. Seconds are CPU seconds on a CPU, else those of the device. On a CPU the network has one block and the batch
+two mixtures of 1 s. The JSON lines are described in docs/architecture.md.
 """
 
 import argparse
