@@ -239,6 +239,21 @@ def verdicts(model: Any, wave: Tensor) -> dict[str, Tensor]:
     return maps | {f"out{i}": maps[-1].flatten(1) for i, maps in enumerate(found)}
 
 
+SEPMAMBA_NAMES = {
+    r"mamba_layer\.(forward|backward)_mamba_block\.mamba_blocks": r"mamba.\1_blocks",
+    r"conv1d_fusion": "fusion",
+    r"convT1d|(?<!mixer\.)conv1d": "conv",
+}
+
+
+def sepmamba_params(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in ("dim", "kernel_sizes", "strides", "num_blocks")}
+
+
+def sepmamba_causal_params(config: dict[str, Any]) -> dict[str, Any]:
+    return sepmamba_params(config) | {"causal": True}
+
+
 ADAPTERS = {  # the longest beginning of a fixture's name decides
     "conv_tasnet": Adapter("conv_tasnet", conv_tasnet_params, renamed(CONV_TASNET_NAMES), separate),
     "conv_tasnet_speechbrain": Adapter(
@@ -251,6 +266,8 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
     "hifi_tse": Adapter("hifi_tse", hifi_tse_params, same, extract),
     "hifi_tse_discriminator": Adapter("mpd_msd", discriminator_params, parametrized, verdicts),
     "mossformer2": Adapter("mossformer2", mossformer2_params, mossformer2_key, separate, mossformer2_state, 16),
+    "sepmamba": Adapter("sepmamba", sepmamba_params, renamed(SEPMAMBA_NAMES), separate),
+    "sepmamba_s_causal": Adapter("sepmamba", sepmamba_causal_params, renamed(SEPMAMBA_NAMES), separate),
     "tf_gridnet_v1": Adapter("tf_gridnet", tf_gridnet_v1_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
     "tf_gridnet_v2": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
     "tf_gridnet_v3": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate, tf_gridnet_state),

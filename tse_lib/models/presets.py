@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tse_lib.models import build_model
 from tse_lib.models.mossformer2 import GatedAttention
 from tse_lib.nn.gridnet import FullBandAttention
+from tse_lib.nn.mamba import Mamba
 
 # inclusive STFT bins at 48 kHz, n_fft 2048 (23.4 Hz a bin): 10 bands to 1 kHz, 18 to 8 kHz, 25 to 24 kHz
 BANDS_48K = [
@@ -50,7 +51,7 @@ CONV_TASNET_SPEECHBRAIN = {
 }
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, FullBandAttention, GatedAttention, *CONVOLUTIONS)
+COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, FullBandAttention, GatedAttention, Mamba, *CONVOLUTIONS)
 
 # preset -> what `describe` reports, and the options of the model
 PRESETS: dict[str, dict[str, Any]] = {
@@ -93,6 +94,38 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sample_rate": 8000,
         "causal": False,
         "params": CONV_TASNET_SPEECHBRAIN,
+    },
+    "sepmamba_s": {
+        "name": "sepmamba",
+        "task": "separate",
+        "paper": "Avenstrup et al. 2024 (arXiv 2410.20997)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "sepmamba_s_causal": {
+        "name": "sepmamba",
+        "task": "separate",
+        "paper": "Avenstrup et al. 2024 (arXiv 2410.20997), causal but for 105 samples",
+        "sample_rate": 8000,
+        "causal": True,
+        "params": {"num_blocks": 8, "causal": True},
+    },
+    "sepmamba_m": {
+        "name": "sepmamba",
+        "task": "separate",
+        "paper": "Avenstrup et al. 2024 (arXiv 2410.20997)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"dim": 128, "num_blocks": 3},
+    },
+    "sepmamba_m_causal": {
+        "name": "sepmamba",
+        "task": "separate",
+        "paper": "Avenstrup et al. 2024 (arXiv 2410.20997), causal but for 105 samples",
+        "sample_rate": 8000,
+        "causal": True,
+        "params": {"dim": 128, "num_blocks": 6, "causal": True},
     },
     "tf_gridnet": {
         "name": "tf_gridnet",
@@ -206,6 +239,9 @@ def count_macs(model: nn.Module, run: Any) -> int:
             qk_dim, hidden_dim = module.to_qk.linear.out_features, module.to_hidden.linear.out_features
             near = min(module.group_size, length) * (qk_dim + hidden_dim)
             total += batch * length * (near + 2 * qk_dim * hidden_dim)
+        elif isinstance(module, Mamba):  # besides the maps inside: the step sizes, and each state's update and use
+            per_frame = module.dt_proj.weight.numel() + 2 * module.A_log.numel()
+            total += inputs[0].numel() // inputs[0].shape[-1] * per_frame
 
     handles = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, COUNTED)]
     with torch.no_grad():

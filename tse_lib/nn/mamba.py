@@ -1,6 +1,7 @@
 """Mamba's block (Gu and Dao 2023, arXiv 2312.00752, figure 3) and its use as a layer with a residual path."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -50,3 +51,41 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mixer(self.norm(x))
+
+
+class MambaStack(nn.Module):
+    """Layers forwards in time and, unless causal, as many others backwards: (B, L, D) -> (B, L, D), or 2*D joined.
+
+    Args:
+        dim: features D.
+        num_layers: in each direction.
+        norm: makes the norm of a layer from `dim`.
+        expand: features of a mixer's inside, in multiples of D.
+        causal: forwards only.
+        merge: of the directions: "sum" or "cat" (then 2*D features come out).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_layers: int,
+        norm: Callable[[int], nn.Module],
+        expand: int = 2,
+        causal: bool = False,
+        merge: str = "sum",
+    ):
+        super().__init__()
+
+        def layers() -> nn.Sequential:
+            return nn.Sequential(*(MambaLayer(norm(dim), Mamba(dim, expand=expand)) for _ in range(num_layers)))
+
+        self.forward_blocks = layers()
+        self.backward_blocks = None if causal else layers()
+        self.merge = merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        ahead = self.forward_blocks(x)
+        if self.backward_blocks is None:
+            return ahead
+        back = self.backward_blocks(x.flip(1)).flip(1)
+        return torch.cat([ahead, back], -1) if self.merge == "cat" else ahead + back

@@ -56,19 +56,18 @@ def selective_scan(
     Returns:
         (batch, L, D) in the dtype of `u`.
     """
-    with torch.autocast(u.device.type, enabled=False):
-        dtype = torch.promote_types(u.dtype, torch.float32)
-        wide, delta, A, B, C = (x.to(dtype).contiguous() for x in (u, delta, A, B, C))
-        if delta_bias is not None:
-            delta = delta + delta_bias.to(dtype)
-        if delta_softplus:
-            delta = F.softplus(delta)
-        y = SCANS[scan or choose_scan(u.device, dtype)](wide, delta, A, B, C)
-        if D is not None:
-            y = torch.addcmul(y, wide, D.to(dtype))
-        if z is not None:
-            y = y * F.silu(z.to(dtype))
-        return y.to(u.dtype)
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    wide, delta, A, B, C = (x.to(dtype).contiguous() for x in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)
+    if delta_softplus:
+        delta = F.softplus(delta)
+    y = SCANS[scan or choose_scan(u.device, dtype)](wide, delta, A, B, C)
+    if D is not None:
+        y = torch.addcmul(y, wide, D.to(dtype))
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(u.dtype)
 
 
 def choose_scan(device: torch.device, dtype: torch.dtype) -> str:
@@ -160,7 +159,10 @@ def _chunks_backward(
 
 def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """`scan_loop` in blocks of steps; keeps batch L D N / STEPS numbers for the backward pass."""
-    return _Chunks.apply(u, delta, A, B, C)
+    if u.is_meta:  # only shapes are wanted
+        return torch.empty_like(u)
+    with torch.autocast(u.device.type, enabled=False):  # it would multiply matrices in half precision
+        return _Chunks.apply(u, delta, A, B, C)
 
 
 # ------------------------------------------------------------------------------------------------- on CUDA

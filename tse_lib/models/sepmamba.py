@@ -1,0 +1,117 @@
+"""SepMamba: separation of waveforms by a U-Net of Mambas (Avenstrup et al. 2024, arXiv 2410.20997).
+
+Idea: strided convolutions halve the rate again and again, state-space layers remember at each rate, and the way back up
+joins what each rate knows; the waveforms come out directly, without spectrum or mask.
+
+    mixture (B,C,T) -> (B*C,1,T) -down-> D at T/2 -down-> 2*D at T/4 -down-> 4*D at T/8
+                                         |skip            |skip                 |
+        (B,S,C,T) <-decoder-  D at T/2 <-up-  2*D at T/4      <-up-             +
+
+Each step down is convolution, ReLU, Mambas; each step up is transposed convolution, ReLU, skip joined, 1x1 convolution,
+ReLU, Mambas. The Mambas are pre-norm layers forwards in time and others backwards, their outputs added. `causal: true`
+leaves the latter out, and its presets have twice as many of the former, so that the sizes are the same.
+
+Causal means that the Mambas know no future. The convolutions are not shifted, so that an output sample still hears the
+(16 - 1) * (1 + 2 + 4) = 105 samples after it, 13 ms at 8 kHz.
+
+What differs from the original: a mixture is padded with zeros to the next length that the convolutions use up, and the
+estimates are cut to its length (the original's may be a sample shorter than the mixture).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tse_lib.nn.mamba import MambaStack
+
+
+class Down(nn.Module):
+    """(B, D, T) -> (B, D', T'), T' = (T - kernel) // stride + 1."""
+
+    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int, num_blocks: int, causal: bool):
+        super().__init__()
+        self.conv = nn.Conv1d(in_dim, dim, kernel, stride)
+        self.mamba = MambaStack(dim, num_blocks, nn.LayerNorm, causal=causal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mamba(F.relu(self.conv(x)).mT).mT
+
+
+class Up(nn.Module):
+    """x (B, D', T') and a skip (B, D, T) -> (B, D, T)."""
+
+    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int, num_blocks: int, causal: bool):
+        super().__init__()
+        self.conv = nn.ConvTranspose1d(in_dim, dim, kernel, stride)
+        self.fusion = nn.Conv1d(2 * dim, dim, 1)
+        self.mamba = MambaStack(dim, num_blocks, nn.LayerNorm, causal=causal)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        x = F.pad(x, (0, skip.shape[-1] - x.shape[-1]))  # what no step of the convolution down reached
+        return self.mamba(F.relu(self.fusion(torch.cat([skip, x], 1))).mT).mT
+
+
+class SepMamba(nn.Module):
+    """The separator (see the head of this file).
+
+    Args:
+        num_sources: S.
+        dim: features D after the first convolution; each further one doubles them.
+        kernel_sizes, strides: of the convolutions down, the first first; those up have them in reverse.
+        num_blocks: Mambas in each direction at each of the steps.
+        causal: forwards in time only.
+        gradient_checkpointing: recompute each step in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        num_sources: int = 2,
+        dim: int = 64,
+        kernel_sizes: tuple[int, ...] = (16, 16, 16),
+        strides: tuple[int, ...] = (2, 2, 2),
+        num_blocks: int = 4,
+        causal: bool = False,
+        gradient_checkpointing: bool = False,
+    ):
+        super().__init__()
+        if len(kernel_sizes) != len(strides) or not kernel_sizes:
+            raise ValueError(
+                f"kernel_sizes {list(kernel_sizes)} and strides {list(strides)} must be as many, at least 1"
+            )
+        if any(not 0 < stride <= kernel for kernel, stride in zip(kernel_sizes, strides, strict=True)):
+            raise ValueError(f"strides {list(strides)} must be above 0 and at most kernel_sizes {list(kernel_sizes)}")
+        self.steps = list(zip(kernel_sizes, strides, strict=True))
+        self.num_sources, self.gradient_checkpointing = num_sources, gradient_checkpointing
+        dims = [1, *(dim * 2**number for number in range(len(self.steps)))]
+        sizes = list(zip(dims, dims[1:], self.steps, strict=False))
+        self.down = nn.ModuleList(Down(low, high, *step, num_blocks, causal) for low, high, step in sizes)
+        self.up = nn.ModuleList(Up(high, low, *step, num_blocks, causal) for low, high, step in reversed(sizes[1:]))
+        self.decoder = nn.ConvTranspose1d(dim, num_sources, *self.steps[0])
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
+        batch, channels, size = mixture.shape
+        x = F.pad(mixture.reshape(batch * channels, 1, size), (0, self._used_size(size) - size))
+        skips = []
+        for down in self.down:
+            x = self._run(down, x)
+            skips.append(x)
+        for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+            x = self._run(up, x, skip)
+        estimates = self.decoder(x)[..., :size]  # (B*C, S, T)
+        return estimates.view(batch, channels, self.num_sources, size).transpose(1, 2)
+
+    def _used_size(self, size: int) -> int:
+        """The fewest samples, `size` or more, that the first convolution uses up and the last can begin on."""
+        least = 1
+        for kernel, stride in reversed(self.steps):
+            least = (least - 1) * stride + kernel
+        kernel, stride = self.steps[0]
+        return max(least, size + (kernel - size) % stride)
+
+    def _run(self, step: nn.Module, *inputs: Tensor) -> Tensor:
+        if self.training and self.gradient_checkpointing:
+            return checkpoint(step, *inputs, use_reentrant=False)
+        return step(*inputs)
