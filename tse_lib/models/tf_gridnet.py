@@ -29,34 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.dsp.stft import istft
-from tse_lib.nn.gridnet import FullBandAttention, UnfoldedPath, pad_grid
-
-
-class TFGridNetBlock(nn.Module):
-    """Across bins, along frames, attention: (B, L, F, D) -> (B, L, F, D)."""
-
-    def __init__(
-        self, dim: int, kernel: int, hop: int, hidden: int, num_heads: int, qk_dim: int, num_freqs: int,
-        pad_both: bool, eps: float,
-    ):  # fmt: skip
-        super().__init__()
-        self.kernel, self.hop, self.pad_both = kernel, hop, pad_both
-
-        def path() -> UnfoldedPath:
-            lstm = nn.LSTM(dim * kernel, hidden, batch_first=True, bidirectional=True)
-            return UnfoldedPath(dim, kernel, hop, lstm, 2 * hidden, eps, stacked=pad_both)
-
-        self.intra = path()
-        self.inter = path()
-        self.attention = FullBandAttention(dim, num_heads, qk_dim, num_freqs, eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        length, bins = x.shape[1:3]
-        start = self.kernel - self.hop if self.pad_both else 0
-        x = self.intra(pad_grid(x, self.kernel, self.hop, self.pad_both))
-        x = self.inter(x.transpose(1, 2)).transpose(1, 2)
-        return self.attention(x[:, start : start + length, start : start + bins])
+from tse_lib.nn.gridnet import FullBandAttention, GridNetBlock, UnfoldedPath, from_grid, to_grid
 
 
 class TFGridNet(nn.Module):
@@ -108,11 +81,16 @@ class TFGridNet(nn.Module):
         self.num_sources, self.hop_length = num_sources, hop_length
         self.normalize, self.gradient_checkpointing = normalize, gradient_checkpointing
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        num_freqs = n_fft // 2 + 1 if full_band_norm else 0
+        num_freqs, pad_both = (n_fft // 2 + 1 if full_band_norm else 0), padding == "both"
+
+        def path() -> UnfoldedPath:
+            lstm = nn.LSTM(emb_dim * emb_ks, lstm_hidden, batch_first=True, bidirectional=True)
+            return UnfoldedPath(emb_dim, emb_ks, emb_hs, lstm, 2 * lstm_hidden, eps, stacked=pad_both)
+
         self.conv = nn.Conv2d(2, emb_dim, 3, padding=1)
         self.conv_norm = nn.GroupNorm(1, emb_dim, eps)
         self.blocks = nn.ModuleList(
-            TFGridNetBlock(emb_dim, emb_ks, emb_hs, lstm_hidden, num_heads, qk_dim, num_freqs, padding == "both", eps)
+            GridNetBlock(path(), path(), FullBandAttention(emb_dim, num_heads, qk_dim, num_freqs, eps), pad_both)
             for _ in range(num_blocks)
         )
         self.deconv = nn.ConvTranspose2d(emb_dim, 2 * num_sources, 3, padding=1)
@@ -126,17 +104,13 @@ class TFGridNet(nn.Module):
         if self.normalize:
             level = waves.std(-1, keepdim=True).clamp_min(1e-8)
             waves = waves / level
-        spectrum = torch.stft(waves, n_fft, self.hop_length, window=self.window, return_complex=True)
-        grid = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (B*C, 2, L, F)
+        grid = to_grid(waves, self.window, self.hop_length)  # (B*C, 2, L, F)
         x = self.conv_norm(self.conv(grid)).permute(0, 2, 3, 1)  # (B*C, L, F, D)
         for block in self.blocks:
             recompute = self.training and self.gradient_checkpointing
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        spectra = self.deconv(x.permute(0, 3, 1, 2)).to(waves.dtype)  # under autocast, back to what an STFT takes
-        spectra = spectra.unflatten(1, (self.num_sources, 2)).permute(0, 1, 4, 3, 2).flatten(0, 1)  # (B*C*S, F, L, 2)
-        spectra = torch.view_as_complex(spectra.contiguous())
-        estimates = istft(spectra, self.window, self.hop_length, waves.shape[-1])[:, :size]
-        estimates = estimates.view(batch, channels, self.num_sources, size)
+        spectra = self.deconv(x.permute(0, 3, 1, 2))  # (B*C, 2*S, L, F)
+        estimates = from_grid(spectra, self.window, self.hop_length, waves.shape[-1])[..., :size]
         if self.normalize:
-            estimates = estimates * level.view(batch, channels, 1, 1)
-        return estimates.transpose(1, 2)
+            estimates = estimates * level[..., None]
+        return estimates.view(batch, channels, self.num_sources, size).transpose(1, 2)

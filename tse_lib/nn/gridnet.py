@@ -3,8 +3,24 @@
 Letters: L frames, F bins, D features, I unfolded neighbours, J hop, H heads, E query features of a head and bin.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tse_lib.dsp.stft import istft
+
+
+def to_grid(waves: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """(B, T) -> (B, 2, L, F): real and imaginary parts by a centred STFT; T more than half a window."""
+    spectrum = torch.stft(waves, len(window), hop_length, window=window, return_complex=True)
+    return torch.view_as_real(spectrum).permute(0, 3, 2, 1)
+
+
+def from_grid(grid: Tensor, window: Tensor, hop_length: int, size: int) -> Tensor:
+    """(B, S*2, L, F) -> (B, S, size): waves of S sources by the inverse STFT."""
+    grid = grid.to(window.dtype)  # under autocast, back to what an STFT takes
+    spectra = grid.unflatten(1, (-1, 2)).permute(0, 1, 4, 3, 2).flatten(0, 1).contiguous()  # (B*S, F, L, 2)
+    return istft(torch.view_as_complex(spectra), window, hop_length, size).view(len(grid), -1, size)
 
 
 def pad_grid(x: Tensor, kernel: int, hop: int, both_ends: bool) -> Tensor:
@@ -108,3 +124,22 @@ class FullBandAttention(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value)  # (B, H, L, F*D/H), scaled by 1 / sqrt(F*E)
         joined = attended.unflatten(-1, (x.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, L, F, D)
         return x + self.norm(self.act(self.proj(joined)))
+
+
+class GridNetBlock(nn.Module):
+    """Across bins, along frames, attention: (B, L, F, D) -> (B, L, F, D). `pad_both`: see `pad_grid`'s both_ends."""
+
+    def __init__(self, intra: UnfoldedPath, inter: UnfoldedPath, attention: FullBandAttention, pad_both: bool):
+        super().__init__()
+        self.intra = intra
+        self.inter = inter
+        self.attention = attention
+        self.pad_both = pad_both
+
+    def forward(self, x: Tensor) -> Tensor:
+        length, bins = x.shape[1:3]
+        kernel, hop = self.intra.kernel, self.intra.hop
+        start = kernel - hop if self.pad_both else 0
+        x = self.intra(pad_grid(x, kernel, hop, self.pad_both))
+        x = self.inter(x.transpose(1, 2)).transpose(1, 2)
+        return self.attention(x[:, start : start + length, start : start + bins])
