@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = pytest.StashKey[Path]()
+SLOW = ("mossformer2_full", "tf_gridnet_v1_i1_j1", "tf_gridnet_v3_i1_j1")  # a smaller or similar one is checked always
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,4 +33,6 @@ def pytest_generate_tests(metafunc):
             if not files:
                 raise pytest.UsageError(f"{folder}: no parity fixtures (.json) here")
             fitting = [file for file in files if key in json.loads(file.read_text(encoding="utf-8"))]
-            metafunc.parametrize(name, fitting, ids=[file.stem for file in fitting])
+            marks = [pytest.mark.slow if file.stem in SLOW else () for file in fitting]
+            params = [pytest.param(file, id=file.stem, marks=mark) for file, mark in zip(fitting, marks, strict=True)]
+            metafunc.parametrize(name, params)
