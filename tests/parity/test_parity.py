@@ -204,19 +204,58 @@ CONV_TASNET_SPEECHBRAIN_NAMES = NORM_NAMES | {
 }
 
 
-def conv_tasnet_params(config: dict[str, Any]) -> dict[str, Any]:
-    names = {"num_sources": "n_src", "num_filters": "n_filters", "kernel_size": "kernel_size", "stride": "stride"}
-    names |= {"bottleneck_dim": "bn_chan", "hidden_dim": "hid_chan", "skip_dim": "skip_chan", "norm": "norm_type"}
-    names |= {"conv_kernel_size": "conv_kernel_size", "num_blocks": "n_blocks", "num_repeats": "n_repeats"}
-    return {ours: config[theirs] for ours, theirs in names.items()} | {"mask": config["mask_act"]}
+def options_from(names: dict[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`params` of an adapter: our names for the fixture's."""
+    return lambda config: {ours: config[theirs] for ours, theirs in names.items()}
+
+
+CONV_TASNET_SIZES = {"num_sources": "n_src", "num_filters": "n_filters", "kernel_size": "kernel_size"}
+CONV_TASNET_SIZES |= {"stride": "stride", "bottleneck_dim": "bn_chan", "hidden_dim": "hid_chan", "norm": "norm_type"}
+CONV_TASNET_SIZES |= {"conv_kernel_size": "conv_kernel_size", "num_blocks": "n_blocks", "num_repeats": "n_repeats"}
+CONV_TASNET_SIZES |= {"skip_dim": "skip_chan", "mask": "mask_act"}
+CONV_TASNET_SPEECHBRAIN_SIZES = {"num_sources": "C", "num_filters": "N", "conv_kernel_size": "P", "num_blocks": "X"}
+CONV_TASNET_SPEECHBRAIN_SIZES |= {"bottleneck_dim": "B", "hidden_dim": "H", "num_repeats": "R", "norm": "norm_type"}
+CONV_TASNET_SPEECHBRAIN_SIZES |= {"kernel_size": "kernel_size", "stride": "stride", "mask": "mask_nonlinear"}
+CONV_TASNET_SPEECHBRAIN_SIZES |= {"causal": "causal", "late": "causal"}
 
 
 def conv_tasnet_speechbrain_params(config: dict[str, Any]) -> dict[str, Any]:
-    names = {"num_sources": "C", "num_filters": "N", "kernel_size": "kernel_size", "stride": "stride"}
-    names |= {"bottleneck_dim": "B", "hidden_dim": "H", "conv_kernel_size": "P", "num_blocks": "X", "num_repeats": "R"}
-    names |= {"norm": "norm_type", "causal": "causal", "late": "causal", "mask": "mask_nonlinear"}
     fixed = {"skip_dim": 0, "input_norm": "LN", "encoder_relu": True, "bias": False}
-    return {ours: config[theirs] for ours, theirs in names.items()} | fixed
+    return options_from(CONV_TASNET_SPEECHBRAIN_SIZES)(config) | fixed
+
+
+HEAD_NAMES = {"first_out.0": "head.act", "first_out.1": "head.source_conv", "mask_net": "head.mask_conv"}
+HEAD_NAMES |= {"(net_out|^output).0": "head.output_conv", "(net_gate|^output_gate).0": "head.gate_conv"}
+DPRNN_NAMES = ASTEROID_NAMES | {"bottleneck.0": "norm", "bottleneck.1": "bottleneck", r"^net\.": "blocks."}
+DPRNN_NAMES |= {"_RNN.rnn": ".lstm", "_linear": ".linear"} | HEAD_NAMES
+LAYER_NAMES = {"mha.": "attn.", "self_attn.": "attn.", "recurrent": "lstm", "rnn": "lstm", "norm_ff": "norm"}
+LAYER_NAMES |= {"norm_(mha|attn)": "attn_norm", "feed_forward.2": "linear"}
+DPTNET_NAMES = ASTEROID_NAMES | {r"layers\.(\d+)\.0": r"intra.\1", r"layers\.(\d+)\.1": r"inter.\1", "in_norm": "norm"}
+DPTNET_NAMES |= LAYER_NAMES | HEAD_NAMES
+DPTNET_ESPNET_NAMES = NORM_NAMES | {r"conv1d\.|convtrans1d\.|^separator\.": "", "enc_LN": "norm"}
+DPTNET_ESPNET_NAMES |= {"dptnet.row_transformer": "intra", "dptnet.col_transformer": "inter"} | LAYER_NAMES | HEAD_NAMES
+DPTNET_ESPNET_NAMES |= {"dptnet.output.0": "head.act", "dptnet.output.1": "head.source_conv"}
+SEPFORMER_NAMES = {"^masknet.": "", "encoder.conv1d": "encoder", "^conv1d": "bottleneck", "dual_mdl": "blocks"}
+SEPFORMER_NAMES |= {"prelu": "head.act", "conv2d": "head.source_conv", "end_conv1x1": "head.mask_conv"} | HEAD_NAMES
+SEPFORMER_NAMES |= {"_mdl.mdl": "", "self_att.att": "attn", "norm1.norm": "attn_norm", "norm2.norm": "ffn_norm"}
+SEPFORMER_NAMES |= {"pos_ffn.ffn.0": "linear_in", "pos_ffn.ffn.3": "linear_out", r"\.norm.norm": ".norm"}
+
+SIZES = {"num_sources": "n_src", "num_filters": "n_filters", "kernel_size": "kernel_size", "stride": "stride"}
+SIZES |= {"chunk_size": "chunk_size", "num_blocks": "n_repeats"}
+DPRNN_SIZES = SIZES | {"bottleneck_dim": "bn_chan", "hidden_dim": "hid_size", "mask": "mask_act"}
+DPTNET_SIZES = SIZES | {"hidden_dim": "ff_hid", "num_heads": "n_heads"}
+DPTNET_ESPNET_SIZES = SIZES | {"num_sources": "num_spk", "num_filters": "channel", "num_blocks": "layer"}
+DPTNET_ESPNET_SIZES |= {"chunk_size": "segment_size", "hidden_dim": "unit", "num_heads": "att_heads"}
+SEPFORMER_SIZES = SIZES | {"num_sources": "num_spks", "num_filters": "N", "chunk_size": "K", "num_blocks": "num_dual"}
+SEPFORMER_SIZES |= {"num_layers": "num_layers", "num_heads": "nhead", "ffn_dim": "d_ffn"}
+
+
+def dptnet_espnet_params(config: dict[str, Any]) -> dict[str, Any]:
+    return options_from(DPTNET_ESPNET_SIZES)(config) | {"norm_eps": torch.finfo(torch.float64).eps}
+
+
+def sepformer_key(key: str) -> str | None:
+    return None if key.endswith(".pe") else renamed(SEPFORMER_NAMES)(key)  # positions are computed
 
 
 def discriminator_params(config: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +294,7 @@ def sepmamba_causal_params(config: dict[str, Any]) -> dict[str, Any]:
 
 
 ADAPTERS = {  # the longest beginning of a fixture's name decides
-    "conv_tasnet": Adapter("conv_tasnet", conv_tasnet_params, renamed(CONV_TASNET_NAMES), separate),
+    "conv_tasnet": Adapter("conv_tasnet", options_from(CONV_TASNET_SIZES), renamed(CONV_TASNET_NAMES), separate),
     "conv_tasnet_speechbrain": Adapter(
         "conv_tasnet",
         conv_tasnet_speechbrain_params,
@@ -263,6 +302,10 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
         separate,
         flat_norms,
     ),
+    "dprnn": Adapter("dprnn", options_from(DPRNN_SIZES), renamed(DPRNN_NAMES), separate),
+    "dptnet_asteroid": Adapter("dptnet", options_from(DPTNET_SIZES), renamed(DPTNET_NAMES), separate),
+    "dptnet_espnet": Adapter("dptnet", dptnet_espnet_params, renamed(DPTNET_ESPNET_NAMES), separate, flat_norms),
+    "sepformer": Adapter("sepformer", options_from(SEPFORMER_SIZES), sepformer_key, separate),
     "hifi_tse": Adapter("hifi_tse", hifi_tse_params, same, extract),
     "hifi_tse_discriminator": Adapter("mpd_msd", discriminator_params, parametrized, verdicts),
     "mossformer2": Adapter("mossformer2", mossformer2_params, mossformer2_key, separate, mossformer2_state, 16),

@@ -11,14 +11,20 @@ from torch import nn
 
 from tse_lib.config import check_params
 from tse_lib.models.conv_tasnet import ConvTasNet
+from tse_lib.models.dprnn import DPRNN
+from tse_lib.models.dptnet import DPTNet
 from tse_lib.models.hifi_tse import HiFiTSE
 from tse_lib.models.mossformer2 import MossFormer2
+from tse_lib.models.sepformer import SepFormer
 from tse_lib.models.sepmamba import SepMamba
 from tse_lib.models.tf_gridnet import TFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "hifi_tse": HiFiTSE,
     "conv_tasnet": ConvTasNet,
+    "dprnn": DPRNN,
+    "dptnet": DPTNet,
+    "sepformer": SepFormer,
     "mossformer2": MossFormer2,
     "sepmamba": SepMamba,
     "tf_gridnet": TFGridNet,

@@ -49,6 +49,18 @@ CONV_TASNET_SPEECHBRAIN = {
     "mask": "relu",
     "bias": False,
 }
+DPRNN_SPEECHBRAIN = {
+    "num_filters": 256,
+    "kernel_size": 16,
+    "stride": 8,
+    "bottleneck_dim": 256,
+    "hidden_dim": 256,
+    "chunk_padding": "half",
+    "encoder_relu": True,
+    "mask": "relu",
+    "bottleneck_bias": False,
+}
+DPTNET_ASTEROID = {"kernel_size": 16, "stride": 8, "hidden_dim": 256, "chunk_size": 100}
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, FullBandAttention, GatedAttention, Mamba, *CONVOLUTIONS)
@@ -94,6 +106,78 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sample_rate": 8000,
         "causal": False,
         "params": CONV_TASNET_SPEECHBRAIN,
+    },
+    "dprnn": {
+        "name": "dprnn",
+        "task": "separate",
+        "paper": "Luo, Chen and Yoshioka 2020 (arXiv 1910.06379)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "dprnn_asteroid": {
+        "name": "dprnn",
+        "task": "separate",
+        "paper": "Asteroid's WHAM recipe, filters of 2 samples",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"bottleneck_dim": 128},
+    },
+    "dprnn_asteroid_ks16": {
+        "name": "dprnn",
+        "task": "separate",
+        "paper": "Asteroid's WHAM recipe, filters of 16 samples",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"kernel_size": 16, "stride": 8, "bottleneck_dim": 128, "chunk_size": 100},
+    },
+    "dprnn_speechbrain": {
+        "name": "dprnn",
+        "task": "separate",
+        "paper": "SpeechBrain's WSJ0Mix recipe",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": DPRNN_SPEECHBRAIN,
+    },
+    "dptnet": {
+        "name": "dptnet",
+        "task": "separate",
+        "paper": "Chen, Mao and Liu 2020 (arXiv 2007.13975); ESPnet's",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"norm_eps": torch.finfo(torch.float32).eps},
+    },
+    "dptnet_asteroid": {
+        "name": "dptnet",
+        "task": "separate",
+        "paper": "Asteroid's defaults",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": DPTNET_ASTEROID,
+    },
+    "dptnet_asteroid_r2": {
+        "name": "dptnet",
+        "task": "separate",
+        "paper": "Asteroid's WHAM recipe, two repeats",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {**DPTNET_ASTEROID, "num_blocks": 2},
+    },
+    "sepformer": {
+        "name": "sepformer",
+        "task": "separate",
+        "paper": "Subakan et al. 2021 (arXiv 2010.13154); SpeechBrain's",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "sepformer_3": {
+        "name": "sepformer",
+        "task": "separate",
+        "paper": "Subakan et al. 2021 (arXiv 2010.13154), three talkers",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"num_sources": 3},
     },
     "sepmamba_s": {
         "name": "sepmamba",
