@@ -23,6 +23,12 @@ def test_a_separator(options):
     separator.check_all(maker(**options))
 
 
+@pytest.mark.parametrize(("num_sources", "count"), [(2, 55_735_394), (3, 55_998_050)])
+def test_parameters(num_sources, count):
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in MossFormer2(num_sources).parameters()) == count
+
+
 def test_gradient_checkpointing_changes_nothing():
     gradients = []
     for recompute in (False, True):
