@@ -28,6 +28,8 @@ PARAMETERS = {  # of the published networks
     "sepmamba_s_causal": 7_253_826,
     "sepmamba_m": 22_249_090,
     "sepmamba_m_causal": 22_249_090,
+    "spmamba": 6_094_498,
+    "spmamba_16k": 6_141_826,
     "tf_gridnet": 14_521_042,
     "tf_gridnet_v1_espnet": 8_175_874,
     "tf_gridnet_v2_espnet": 7_034_194,

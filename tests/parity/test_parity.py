@@ -293,6 +293,14 @@ def sepmamba_causal_params(config: dict[str, Any]) -> dict[str, Any]:
     return sepmamba_params(config) | {"causal": True}
 
 
+def spmamba_params(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tf_gridnet_params(config).items() if key != "lstm_hidden"}
+
+
+def spmamba_key(key: str) -> str:
+    return tf_gridnet_key(key).replace(".mamba.", ".rnn.")
+
+
 ADAPTERS = {  # the longest beginning of a fixture's name decides
     "conv_tasnet": Adapter("conv_tasnet", options_from(CONV_TASNET_SIZES), renamed(CONV_TASNET_NAMES), separate),
     "conv_tasnet_speechbrain": Adapter(
@@ -311,6 +319,7 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
     "mossformer2": Adapter("mossformer2", mossformer2_params, mossformer2_key, separate, mossformer2_state, 16),
     "sepmamba": Adapter("sepmamba", sepmamba_params, renamed(SEPMAMBA_NAMES), separate),
     "sepmamba_s_causal": Adapter("sepmamba", sepmamba_causal_params, renamed(SEPMAMBA_NAMES), separate),
+    "spmamba": Adapter("spmamba", spmamba_params, spmamba_key, separate, tf_gridnet_state),
     "tf_gridnet_v1": Adapter("tf_gridnet", tf_gridnet_v1_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
     "tf_gridnet_v2": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate_rounded, tf_gridnet_state),
     "tf_gridnet_v3": Adapter("tf_gridnet", tf_gridnet_params, tf_gridnet_key, separate, tf_gridnet_state),

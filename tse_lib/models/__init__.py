@@ -17,6 +17,7 @@ from tse_lib.models.hifi_tse import HiFiTSE
 from tse_lib.models.mossformer2 import MossFormer2
 from tse_lib.models.sepformer import SepFormer
 from tse_lib.models.sepmamba import SepMamba
+from tse_lib.models.spmamba import SPMamba
 from tse_lib.models.tf_gridnet import TFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -27,6 +28,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "sepformer": SepFormer,
     "mossformer2": MossFormer2,
     "sepmamba": SepMamba,
+    "spmamba": SPMamba,
     "tf_gridnet": TFGridNet,
 }
 

@@ -211,6 +211,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "causal": True,
         "params": {"dim": 128, "num_blocks": 6, "causal": True},
     },
+    "spmamba": {
+        "name": "spmamba",
+        "task": "separate",
+        "paper": "Li et al. 2024 (arXiv 2404.02063)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "spmamba_16k": {
+        "name": "spmamba",
+        "task": "separate",
+        "paper": "Li et al. 2024 (arXiv 2404.02063) at 16 kHz",
+        "sample_rate": 16000,
+        "causal": False,
+        "params": {"n_fft": 512, "hop_length": 128, "qk_dim": 2},
+    },
     "tf_gridnet": {
         "name": "tf_gridnet",
         "task": "separate",

@@ -85,10 +85,10 @@ class SepMamba(nn.Module):
         self.steps = list(zip(kernel_sizes, strides, strict=True))
         self.num_sources, self.gradient_checkpointing = num_sources, gradient_checkpointing
         dims = [1, *(dim * 2**number for number in range(len(self.steps)))]
-        sizes = list(zip(dims, dims[1:], self.steps, strict=False))
-        self.down = nn.ModuleList(Down(low, high, *step, num_blocks, causal) for low, high, step in sizes)
-        self.up = nn.ModuleList(Up(high, low, *step, num_blocks, causal) for low, high, step in reversed(sizes[1:]))
-        self.decoder = nn.ConvTranspose1d(dim, num_sources, *self.steps[0])
+        sizes = list(zip(dims, dims[1:], kernel_sizes, strides, strict=False))
+        self.down = nn.ModuleList(Down(low, high, k, s, num_blocks, causal) for low, high, k, s in sizes)
+        self.up = nn.ModuleList(Up(high, low, k, s, num_blocks, causal) for low, high, k, s in reversed(sizes[1:]))
+        self.decoder = nn.ConvTranspose1d(dim, num_sources, kernel_sizes[0], strides[0])
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
