@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = pytest.StashKey[Path]()
-SLOW = ("mossformer2_full", "tf_gridnet_v1_i1_j1", "tf_gridnet_v3_i1_j1")  # a smaller or similar one is checked always
+# a smaller or similar one is checked always
+SLOW = ("dprnn_asteroid_ks2_bn128", "mossformer2_full", "tf_gridnet_v1_i1_j1", "tf_gridnet_v3_i1_j1")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tse_lib.nn.filterbank import to_frames, to_waves
+from tse_lib.nn.filterbank import MASKS, check_mask, to_frames, to_waves
 
 EPS = 1e-8  # of all norms
 
@@ -63,7 +63,6 @@ NORMS = {
     "cLN": CumulativeNorm,
     "LN": FrameNorm,
 }
-ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": torch.relu}
 
 
 class Block(nn.Module):
@@ -142,13 +141,10 @@ class ConvTasNet(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
-        for option, value, known in (
-            ("norm", norm, NORMS),
-            ("input_norm", input_norm or norm, NORMS),
-            ("mask", mask, ACTIVATIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"{option}: '{value}' is none of {', '.join(known)}")
+        check_mask(mask)
+        for option, value in (("norm", norm), ("input_norm", input_norm or norm)):
+            if value not in NORMS:
+                raise ValueError(f"{option}: '{value}' is none of {', '.join(NORMS)}")
         self.num_sources, self.encoder_relu, self.mask = num_sources, encoder_relu, mask
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = NORMS[input_norm or norm](num_filters)
@@ -171,5 +167,5 @@ class ConvTasNet(nn.Module):
             x, skip = block(x)
             skips = skip if skips is None else skips + skip
         y = self.mask_conv(self.mask_act(x if skips is None else skips))
-        masks = ACTIVATIONS[self.mask](y).unflatten(1, (self.num_sources, -1))  # (B*C, S, N, L)
+        masks = MASKS[self.mask](y).unflatten(1, (self.num_sources, -1))  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

@@ -10,7 +10,7 @@ feed-forward layer's first map tells the order, so no position coding is needed.
 
 Letters: L frames, N filters, J chunks of K frames, R repeats.
 
-The defaults are ESPnet's, of the paper's size: 2,801,025 parameters (the paper says 2.69 million). What differs:
+The defaults are of the paper's size, which is ESPnet's too: 2,801,025 parameters. What differs:
 - norms are over the features and steps of a row, as in both toolkits;
 - a mixture is padded to whole frames (with the paper's stride of 1 it always has them);
 - Asteroid's default has longer filters, shorter chunks and twice the LSTM.

@@ -12,12 +12,12 @@ Toolkits add zeros in different amounts, and weights trained with the one do not
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tse_lib.nn.filterbank import MASKS, check_mask
+
 PADDINGS = ("whole", "half")
-ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": torch.relu}
 
 
 def check_chunks(chunk_size: int, padding: str) -> None:
@@ -84,8 +84,7 @@ class MaskHead(nn.Module):
         self, num_sources: int, dim: int, num_filters: int, padding: str, mask: str = "relu", average: bool = False
     ):
         super().__init__()
-        if mask not in ACTIVATIONS:
-            raise ValueError(f"mask: '{mask}' is none of {', '.join(ACTIVATIONS)}")
+        check_mask(mask)
         self.num_sources, self.padding, self.mask, self.average = num_sources, padding, mask, average
         self.act = nn.PReLU()
         self.source_conv = nn.Conv2d(dim, num_sources * dim, 1)
@@ -99,5 +98,5 @@ class MaskHead(nn.Module):
         x = from_chunks(x.flatten(0, 1), length, self.padding)  # (B*S, D, L)
         x = x / 2 if self.average else x
         x = self.output_conv(x).tanh() * self.gate_conv(x).sigmoid()
-        masks = ACTIVATIONS[self.mask](self.mask_conv(x))
+        masks = MASKS[self.mask](self.mask_conv(x))
         return masks.unflatten(0, (-1, self.num_sources))

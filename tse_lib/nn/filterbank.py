@@ -1,7 +1,16 @@
 """Learned filters in place of a spectrogram: what the networks after TasNet begin and end with."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MASKS = {"sigmoid": torch.sigmoid, "relu": torch.relu}  # what masks on the frames end with
+
+
+def check_mask(name: str) -> None:
+    """Raises: ValueError: none of MASKS."""
+    if name not in MASKS:
+        raise ValueError(f"mask: '{name}' is none of {', '.join(MASKS)}")
 
 
 def to_frames(encoder: nn.Conv1d, mixture: Tensor) -> Tensor:
