@@ -17,8 +17,10 @@ def main(argv: list[str]) -> None:
     if args.json:
         print(json.dumps(rows, indent=2))
         return
+    width = max(len(row["preset"]) for row in rows)
     for row in rows:
         print(
-            f"{row['name']:<12} {row['preset']:<14} {row['task']:<8} {row['params']:>12,}  {row['gmac_per_s']:>7.2f} "
-            f"GMAC/s  {row['sample_rate']:>6} Hz  {'causal' if row['causal'] else 'not causal'}  {row['paper']}"
+            f"{row['name']:<12} {row['preset']:<{width}} {row['task']:<8} {row['params']:>12,}  "
+            f"{row['gmac_per_s']:>7.2f} GMAC/s  {row['sample_rate']:>6} Hz  "
+            f"{'causal' if row['causal'] else 'not causal':<10}  {row['paper']}"
         )
