@@ -71,7 +71,7 @@ def test_cost_is_plausible(rows):
     assert 0.3 < v2["gmac_per_s"] * 1e9 / (v2["params"] * 101 * 53) < 1.5
 
 
-GMAC_PER_S = {  # counted by others: by hand for the paper's, by FLOP counters for the rest
+GMAC_PER_S = {  # published with the networks, or counted by torch's FLOP counter and for LSTMs by hand
     "tf_gridnet": 231.1,
     "tf_gridnet_v1_espnet": 63.8,
     "mossformer2": 84.2,
