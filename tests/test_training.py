@@ -3,13 +3,7 @@
 import dataclasses
 import json
 import math
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -363,85 +357,3 @@ def test_bf16_is_used_where_the_processor_has_it():
 def test_a_loss_for_absent_targets_needs_absent_targets():
     with pytest.raises(ValueError, match="a term is `when: absent`, but simulation.target_absent is 0"):
         build_objective(conf_with(simulation={"target_absent": 0}))
-
-
-# ---------------------------------------------------------------------------------------- kills and processes
-
-
-def command(exp, corpus_dir, conf_path):
-    words = ["train", "--conf", conf_path, "--exp", exp, "--data", corpus_dir, "--noise", "noise", "--device", "cpu"]
-    return [sys.executable, "-m", "tse_lib.bin.main", *map(str, words), "--threads", "1"]
-
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def write_conf(path, **train):
-    wanted = tiny.values()
-    wanted["train"].update(train)
-    path.write_text(yaml.safe_dump(wanted))
-    return path
-
-
-def kill_and_resume(tmp_path, corpus_dir, kills, **train):
-    """Train once in peace, once killed at random moments; the checkpoints of both."""
-    conf = write_conf(tmp_path / "conf.yaml", **train)
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    subprocess.run(command(calm, corpus_dir, conf), env=ENVIRONMENT, check=True, capture_output=True)
-    draw, killed = random.Random(0), 0
-    for _ in range(kills):
-        process = subprocess.Popen(
-            command(rough, corpus_dir, conf), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        log = rough / "log" / "train.jsonl"
-        size, deadline = log.stat().st_size if log.exists() else 0, time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:  # until it has trained on
-            if log.exists() and log.stat().st_size > size:
-                break
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.5))
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-    assert killed >= max(1, kills - 1), "the run was over before it could be killed"
-    subprocess.run(command(rough, corpus_dir, conf), env=ENVIRONMENT, check=True, capture_output=True)
-    return calm, rough
-
-
-def assert_same_run(calm, rough):
-    for name in ("last.pt", "best.pt"):
-        assert_equal(without_clock(checkpoint.load(calm / name)), without_clock(checkpoint.load(rough / name)), name)
-    for name in ("train", "valid"):
-        both = [lines_of(exp / "log" / f"{name}.jsonl") for exp in (calm, rough)]
-        assert [without_clock(line) for line in both[0]] == [without_clock(line) for line in both[1]]
-
-
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path, corpus_dir):
-    """Every tensor of last.pt and best.pt, the logs, and no temporary file in use."""
-    assert_same_run(*kill_and_resume(tmp_path, corpus_dir, 1, max_steps=60, save_every=7, valid_every=20))
-
-
-@pytest.mark.slow
-def test_a_run_killed_many_times_ends_as_one_that_was_not(tmp_path, corpus_dir):
-    assert_same_run(
-        *kill_and_resume(
-            tmp_path, corpus_dir, 6, max_steps=300, save_every=3, valid_every=10, accumulate=2, num_workers=2, bf16=True
-        )
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_learn_the_same(tmp_path, corpus_dir, accumulate):
-    conf = write_conf(tmp_path / "conf.yaml", max_steps=8, accumulate=accumulate)
-    losses = {}
-    for nproc in (1, 2):
-        exp = tmp_path / f"exp{nproc}"
-        words = [*command(exp, corpus_dir, conf), "--nproc", str(nproc)]
-        subprocess.run(words, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
-        losses[nproc] = [(line["loss"], line["grad_norm"]) for line in lines_of(exp / "log" / "train.jsonl")]
-    assert len(losses[1]) == 8
-    for one, two in zip(losses[1], losses[2], strict=True):
-        assert two == pytest.approx(one, rel=1e-3, abs=1e-3)
-    states = [checkpoint.load(tmp_path / f"exp{nproc}" / "last.pt")["modules"]["model"] for nproc in (1, 2)]
-    for name in states[0]:
-        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-4)
