@@ -97,7 +97,7 @@ def _expand(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, h: Tensor) -> tuple[
 
     The features come last, so that products run along them.
     """
-    decay = torch.exp(delta[:, :, None] * A)
+    decay = (delta[:, :, None] * A).exp_()
     states = (delta * u)[:, :, None] * B[..., None]  # what each step adds
     for decay_t, state in zip(decay.unbind(1), states.unbind(1), strict=True):
         h = torch.addcmul(state, decay_t, h, out=state)
@@ -137,15 +137,18 @@ def _chunks_backward(
     du, d_delta, dB, dC = map(torch.empty_like, (u, delta, B, C))
     dA = torch.zeros_like(A)
     for row in range(0, len(u), rows):
-        later = torch.zeros_like(bounds[0, row : row + rows])  # gradient of a block's last state from what comes later
+        later = torch.zeros_like(bounds[0, row : row + rows])  # gradient of a block's last state, from the next block
         for number in reversed(range(len(bounds))):
             part = slice(row, row + rows), slice(number * STEPS, (number + 1) * STEPS)
             u_k, delta_k, dy_k, before = u[part], delta[part], dy[part], bounds[number, part[0]]
             decay, states = _expand(u_k, delta_k, A, B[part], before)
             dC[part] = (states @ dy_k[..., None])[..., 0]
             grad = C[part][..., None] * dy_k[:, :, None]  # (R, K, N, D): of each state, from its own output
-            for grad_t, decay_t in zip(reversed(grad.unbind(1)), reversed(decay.unbind(1)), strict=True):
-                later = decay_t * grad_t.add_(later)
+            grads, decays = grad.unbind(1), decay.unbind(1)
+            grads[-1].add_(later)
+            for k in reversed(range(len(grads) - 1)):
+                torch.addcmul(grads[k], decays[k + 1], grads[k + 1], out=grads[k])
+            later = decays[0] * grads[0]
             dB[part] = (grad @ (delta_k * u_k)[..., None])[..., 0]
             d_added = (B[part][:, :, None] @ grad)[:, :, 0]  # (R, K, D): of delta u
             du[part] = delta_k * d_added
