@@ -101,6 +101,17 @@ def test_macs_of_a_linear_map_and_an_lstm_are_counted_by_hand():
     assert not net.lstm._forward_hooks  # nothing stays behind
 
 
+def test_macs_of_a_mamba_are_counted_by_hand():
+    import torch
+
+    from tse_lib.nn.mamba import Mamba
+
+    mixer = Mamba(32)  # 64 features inside, 16 states, steps of rank 2, convolutions over 4 frames
+    maps = 32 * 2 * 64 + 64 * (2 + 16 + 16) + 2 * 64 + 64 * 32
+    convolution, scan = (7 + 3) * 64 * 4, 7 * 64 * 16 * 2  # the convolution goes on over its padding
+    assert count_macs(mixer, lambda: mixer(torch.zeros(2, 7, 32))) == 2 * (7 * maps + convolution + scan)
+
+
 def test_the_table_for_people(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
