@@ -69,9 +69,20 @@ def check_float32(make):
     assert (model(mixture) - exact).norm() < 1e-4 * exact.norm()
 
 
+def check_autocast(make):
+    """bf16 inside, waves in float32 that are close to those without it."""
+    model, mixture = build(make).train(), noise(1, 1, 1000)
+    with torch.autocast("cpu", torch.bfloat16):
+        estimate = model(mixture)
+    assert estimate.dtype == torch.float32
+    exact = model(mixture)
+    assert 0 < (estimate - exact).norm() < 0.1 * exact.norm()
+
+
 def check_all(make, dead=()):
     check_shapes(make)
     check_items_do_not_mix(make)
     check_every_sample_is_separated(make, 501)
     check_gradients(make, dead)
     check_float32(make)
+    check_autocast(make)
