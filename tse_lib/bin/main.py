@@ -98,7 +98,8 @@ def help_text() -> str:
 
 {verbs}
 
-tse VERB --help shows the options of a verb. Exit codes: 2 usage, 3 missing file, 4 bad data, 1 else.
+tse VERB --help shows the options of a verb. Exit codes: 2 usage, 3 missing file, 4 bad data, 1 else;
+75: train was asked to stop and has saved.
 TSE_DEBUG=1 shows the traceback of an error."""
 
 

@@ -96,7 +96,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
             validates = last or state.step % options.valid_every == 0 or state.step in options.milestones
             if validates:
                 choose(state, run, dev, log, exp)
-            if distributed.any_process(bool(stop.name)):
+            if not last and distributed.any_process(bool(stop.name)):
                 state.stopped_by = stop.name or "a signal to another process"
             if log and (validates or state.stopped_by or state.step % options.save_every == 0):
                 saving.save_last(state, conf, exp)
