@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,7 +155,8 @@ for sizes in ((2, 37, 20, 5), (1, 16, 16, 16), (2, 2, 3, 1)):
 def test_the_triton_kernels_interpreted_on_the_cpu():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", INTERPRETED], cwd=root, env=environment, check=True)
 
 
 # ---------------------------------------------------------------------------------------- Mamba
