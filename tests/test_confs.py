@@ -37,6 +37,8 @@ def test_there_are_confs():
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_takes_a_step(path):
     fresh = ["train.init_from=null"]  # the experiment that it goes on from has not been trained here
+    if load_config(path).train.distill:
+        fresh += ["train.step=supervised", "train.distill=null"]  # nor has its teacher
     conf = load_config(path, fresh)
     if cost(conf) > HEAVY_GMAC:
         small = ["train.batch_size=1", "train.accumulate=1", "simulation.segment_s=0.5", "simulation.enroll_s=0.5"]
@@ -47,8 +49,9 @@ def test_an_experiment_takes_a_step(path):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_goes_on_from_one_beside_it(path):
-    start = load_config(path).train.init_from
-    assert start is None or (path.parent / f"{Path(start).parent.name}.yaml").exists()
+    train = load_config(path).train
+    for start in (train.init_from, train.distill and train.distill.teacher):
+        assert start is None or (path.parent / f"{Path(start).parent.name}.yaml").exists()
 
 
 @pytest.mark.parametrize("path", SETS, ids=name_of)
