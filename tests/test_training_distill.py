@@ -86,6 +86,16 @@ def test_and_need_no_projection_where_widths_agree(tmp_path):
     assert set(state.parts) == {"model"} and logs["features"] > 0
 
 
+def test_recomputed_activations_give_the_same_features(tmp_path, teacher):
+    conf = conf_of(tmp_path, BLOCKS)
+    params = {**conf.model.params, "gradient_checkpointing": True}
+    recomputing = conf.model_copy(update={"model": conf.model.model_copy(update={"params": params})})
+    state, logs = one_step(conf, [items(2, (True, True))] * 2, (True,) * 4)
+    again, told = one_step(recomputing, [items(2, (True, True))] * 2, (True,) * 4)
+    assert_equal(told, logs)
+    assert_equal(dict(again.model.state_dict()), dict(state.model.state_dict()))
+
+
 @pytest.mark.parametrize("present", [(True, False, True, True), (True, True, False, False)])
 def test_two_batches_of_two_are_one_batch_of_four(tmp_path, teacher, present):
     all_items = items(4, present)
