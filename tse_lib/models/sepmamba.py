@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.filterbank import full_precision
 from tse_lib.nn.mamba import MambaStack
 
 
@@ -35,7 +36,9 @@ class Down(nn.Module):
         self.mamba = MambaStack(dim, num_blocks, nn.LayerNorm, causal=causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mamba(F.relu(self.conv(x)).mT).mT
+        with full_precision(x):  # the first one's input is a wave
+            x = self.conv(x.to(self.conv.weight.dtype))
+        return self.mamba(F.relu(x).mT).mT
 
 
 class Up(nn.Module):
@@ -100,7 +103,8 @@ class SepMamba(nn.Module):
             skips.append(x)
         for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = self._run(up, x, skip)
-        estimates = self.decoder(x)[..., :size]  # (B*C, S, T)
+        with full_precision(x):
+            estimates = self.decoder(x.to(self.decoder.weight.dtype))[..., :size]  # (B*C, S, T)
         return estimates.view(batch, channels, self.num_sources, size).transpose(1, 2)
 
     def _used_size(self, size: int) -> int:

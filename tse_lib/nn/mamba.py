@@ -42,7 +42,10 @@ class Mamba(nn.Module):
 
 
 class MambaLayer(nn.Module):
-    """x + Mamba(norm(x)): (B, L, D) -> (B, L, D), tensors named as in mamba_ssm's Block."""
+    """x + Mamba(norm(x)): (B, L, D) -> (B, L, D), tensors named as in mamba_ssm's Block.
+
+    Norm and sum are never in half precision under autocast.
+    """
 
     def __init__(self, norm: nn.Module, mixer: Mamba):
         super().__init__()
@@ -50,6 +53,7 @@ class MambaLayer(nn.Module):
         self.mixer = mixer
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.mixer.D.dtype)
         return x + self.mixer(self.norm(x))
 
 
