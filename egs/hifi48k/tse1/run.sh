@@ -8,6 +8,7 @@ stage=1 # stage 0 downloads most of a terabyte: only on request
 conf=conf/v2.yaml # the experiment
 corpora=corpora   # where the corpora lie, each as its archives unpack (see README.md)
 nproc=auto        # training processes: auto takes every GPU, or the CPU cores
+finetune=         # stage 4: confs that start from its best, as "conf/v2_gan.yaml conf/v2_student.yaml"
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/extraction_stages.sh
@@ -21,6 +22,7 @@ train=("${speech[@]/%/_train}") train_noise=("${noise[@]/%/_train}") train_rirs=
 packed=("${train[@]}" "${train_noise[@]}")
 drawn=(); for name in "${speech[@]}" "${noise[@]}" "${rooms[@]}"; do drawn+=("${name}_dev" "${name}_test"); done
 tests=(test test_lengths test_partial)
+read -ra finetunes <<<"$finetune"
 
 for name in "${speech[@]}" "${noise[@]}" "${rooms[@]}"; do
   # shellcheck disable=SC2086
