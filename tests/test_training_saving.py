@@ -147,6 +147,19 @@ def test_asked_to_stop_it_finishes_the_step_and_saves(corpus, corpus_dir, tmp_pa
     assert [line["step"] for line in lines_of(exp / "log" / "train.jsonl")] == list(range(1, 9))
 
 
+def test_reports_are_whole_wherever_a_run_was_stopped(corpus, corpus_dir, tmp_path, monkeypatch):
+    """A report is the mean over all of its steps, also of those before the stop."""
+    conf = conf_with({"log_every": 4})
+    run(conf, corpus, corpus_dir, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run(conf, corpus, corpus_dir, tmp_path / "rough")
+    run(conf, corpus, corpus_dir, tmp_path / "rough")
+    calm, rough = (lines_of(tmp_path / exp / "log" / "train.jsonl") for exp in ("calm", "rough"))
+    assert [line["step"] for line in calm] == [4, 8]
+    assert [without_clock(line) for line in rough] == [without_clock(line) for line in calm]
+
+
 def test_workers_outlive_the_request(corpus, corpus_dir, tmp_path, monkeypatch):
     """A queue sends its signal to every process; the step could not be finished without those that draw."""
     before = set(children())
@@ -261,7 +274,7 @@ def test_recomputed_activations_give_the_same_step(corpus, corpus_dir, tmp_path)
 def test_weights_of_another_model_are_not_begun_with(tmp_path):
     conf = conf_with()
     state = new_state(conf, CPU)
-    saving.save_last(state, conf, tmp_path)
+    saving.save_last(state.to_checkpoint(conf), conf, tmp_path)
     again = new_state(conf_with({"init_from": str(tmp_path / "last.pt")}), CPU)
     assert_equal(dict(again.model.state_dict()), dict(state.ema.module.state_dict()))
     with pytest.raises(ValueError, match=r"last.pt: of another model; missing here \[.*film"):

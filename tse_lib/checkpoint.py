@@ -1,8 +1,8 @@
 """Checkpoints: plain data, written atomically, checked on reading, never able to run code.
 
 A training checkpoint is `{"modules", "ema", "optimizers", "schedulers", "step", "curriculum", "rng", "best",
-"patience", "seconds", "data", "config", "version"}`. Each record inside the file carries a CRC-32 (the file is a zip
-archive), which `load` verifies before it believes anything.
+"patience", "alarms", "interval", "seconds", "data", "processes", "config", "version"}`. Each record inside the file
+carries a CRC-32 (the file is a zip archive), which `load` verifies before it believes anything.
 """
 
 import pickle

@@ -23,13 +23,13 @@ from tse_lib.simulation.sample import Corpus
 from tse_lib.training.state import State
 
 
-def save_last(state: State, conf: Config, exp: Path) -> None:
-    """Write the checkpoint of this step, point last.pt at it, and remove those that are too many."""
-    numbered = exp / f"step_{state.step:08d}.pt"
-    checkpoint.save(numbered, state.to_checkpoint(conf))
+def save_last(saved: dict[str, Any], conf: Config, exp: Path) -> None:
+    """Write the checkpoint of a step, point last.pt at it, and remove those that are too many."""
+    numbered = exp / f"step_{saved['step']:08d}.pt"
+    checkpoint.save(numbered, saved)
     link(numbered, exp / "last.pt")
-    if state.step in conf.train.milestones:
-        link(numbered, exp / f"milestone_{state.step:08d}.pt")
+    if saved["step"] in conf.train.milestones:
+        link(numbered, exp / f"milestone_{saved['step']:08d}.pt")
     for old in sorted(exp.glob("step_*.pt"))[: -conf.train.keep_last]:
         old.unlink()
 

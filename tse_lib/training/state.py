@@ -1,6 +1,7 @@
 """What a training is made of: modules with their optimizers, and everything else that a checkpoint holds."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class State:
     best: float = -math.inf  # SI-SDRi in dB of the EMA on the development set's present targets
     patience: int = 0  # validations since the best
     alarms: dict[str, int] = field(default_factory=dict)  # reports in a row with the same warning
+    interval: list[dict[str, Tensor]] = field(default_factory=list)  # this process's scalars since the last report
     seconds: float = 0.0  # of training, over restarts
     data: dict[str, str] = field(default_factory=dict)  # a hash of each set that it is trained on and chosen by
     stopped_by: str = ""  # the signal that ended the loop; not in the checkpoint
@@ -48,6 +50,8 @@ class State:
         return self.parts["model"].module
 
     def to_checkpoint(self, conf: Config) -> dict[str, Any]:
+        """For all processes to call together: each holds its part of the next report."""
+        interval = json.dumps([{name: float(value) for name, value in scalars.items()} for scalars in self.interval])
         return {
             "modules": {name: part.module.state_dict() for name, part in self.parts.items()},
             "ema": self.ema.state_dict(),
@@ -59,6 +63,7 @@ class State:
             "best": self.best,
             "patience": self.patience,
             "alarms": self.alarms,
+            "interval": [json.loads(rows) for rows in distributed.gather(interval)],
             "seconds": self.seconds,
             "data": self.data,
             "processes": distributed.world_size(),
@@ -73,6 +78,10 @@ class State:
         self.ema.load_state_dict(saved["ema"])
         self.step, self.best, self.patience = saved["step"], saved["best"], saved["patience"]
         self.seconds, self.alarms = saved["seconds"], saved.get("alarms", {})
+        interval = saved.get("interval", [])
+        if len(interval) == distributed.world_size():  # else the next report has only what is to come
+            rows = interval[distributed.rank()]
+            self.interval = [{name: torch.tensor(value) for name, value in row.items()} for row in rows]
 
 
 def new_state(conf: Config, device: torch.device) -> State:

@@ -81,7 +81,7 @@ def build_objective(conf: Config) -> Objective:
 
 
 class Clock:
-    """Where the time of a step goes. On a GPU it is measured by events there, and waited for only by `sums`."""
+    """Where the time of a step goes. On a GPU it is measured by events there, and waited for only by `means`."""
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
@@ -94,8 +94,8 @@ class Clock:
             now.record()
         self.marks.append((name, now))
 
-    def sums(self) -> dict[str, float]:
-        """Seconds by name since the last call."""
+    def means(self) -> dict[str, float]:
+        """Seconds a step by name, over the steps (each begins with "") since the last call."""
         if self.on_gpu:
             torch.cuda.synchronize()
         seconds: dict[str, float] = {}
@@ -103,8 +103,9 @@ class Clock:
             if name:
                 took = begin.elapsed_time(end) / 1000 if self.on_gpu else end - begin
                 seconds[name] = seconds.get(name, 0.0) + took
-        self.marks = self.marks[-1:]
-        return seconds
+        steps = max(1, sum(not name for name, _ in self.marks))
+        self.marks = []
+        return {name: total / steps for name, total in seconds.items()}
 
 
 @dataclass

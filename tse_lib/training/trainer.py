@@ -33,7 +33,7 @@ from tse_lib.training.guards import BadFiles, NotFinite, StopSignal, note_alarms
 from tse_lib.training.log import SPLIT, Log, mean_of, say, warn
 from tse_lib.training.schedule import gan_strength
 from tse_lib.training.state import State, hash_of_file, new_state
-from tse_lib.training.steps import STEPS, Run, Scalars, new_run, to_device
+from tse_lib.training.steps import STEPS, Run, new_run, to_device
 
 
 def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: torch.device) -> State:
@@ -63,7 +63,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     run, step_function = new_run(conf, state, device), STEPS[options.step]
     log = Log(exp, state.step) if distributed.is_main() else None
     started = time.monotonic() - state.seconds
-    bad_files, not_finite, interval = BadFiles(options.bad_files), NotFinite(), list[Scalars]()
+    bad_files, not_finite = BadFiles(options.bad_files), NotFinite()
     bar = tqdm(
         total=options.max_steps, initial=state.step, unit="step", desc="train", dynamic_ncols=True,
         disable=not (distributed.is_main() and sys.stderr.isatty()),
@@ -79,7 +79,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
             run.clock.mark("data_s")
             rates, drawn_anew = rates_of(state, conf), bad_files.note(group)
             scalars = step_function(state, run, group, counts)
-            interval.append(scalars | {"bad_files": torch.tensor(float(drawn_anew))})
+            state.interval.append(scalars | {"bad_files": torch.tensor(float(drawn_anew))})
             state.ema.update_parameters(state.model)
             for part in state.parts.values():
                 part.scheduler.step()
@@ -91,15 +91,16 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
 
             last = state.step == options.max_steps
             if last or state.step % options.log_every == 0:
-                report(state, run, interval, rates, log, exp)
-                interval = []
+                report(state, run, rates, log, exp)
             validates = last or state.step % options.valid_every == 0 or state.step in options.milestones
             if validates:
                 choose(state, run, dev, log, exp)
             if not last and distributed.any_process(bool(stop.name)):
                 state.stopped_by = stop.name or "a signal to another process"
-            if log and (validates or state.stopped_by or state.step % options.save_every == 0):
-                saving.save_last(state, conf, exp)
+            if validates or state.stopped_by or state.step % options.save_every == 0:
+                saved = state.to_checkpoint(conf)
+                if log:
+                    saving.save_last(saved, conf, exp)
     bar.close()
     if state.stopped_by:
         say(f"{state.stopped_by}: step {state.step} of {options.max_steps} is finished and saved; start it again")
@@ -137,13 +138,11 @@ def rates_of(state: State, conf: Config) -> dict[str, float]:
     return rates
 
 
-def report(
-    state: State, run: Run, interval: list[Scalars], rates: dict[str, float], log: Log | None, exp: Path
-) -> None:
+def report(state: State, run: Run, rates: dict[str, float], log: Log | None, exp: Path) -> None:
     """Log the means over the steps since the last report; warn of a GAN that goes wrong."""
-    seconds = run.clock.sums()
-    numbers = mean_of(interval) | rates
-    numbers |= {name: round(seconds.get(name, 0.0) / len(interval), 5) for name in SPLIT}
+    seconds = run.clock.means()
+    numbers = mean_of(state.interval) | rates | {name: round(seconds.get(name, 0.0), 5) for name in SPLIT}
+    state.interval = []
     if log:
         numbers["seconds"] = round(state.seconds, 1)
         log.train(state.step, run.conf.train.max_steps, numbers, curriculum_scalars(run.conf, state.step - 1))
