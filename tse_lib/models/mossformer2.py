@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.filterbank import full_precision, to_waves
+
 ROTARY_DIM = 32  # features of queries and keys that turn with the position; the rest do not (GPT-J's way)
 
 
@@ -230,11 +232,11 @@ class MossFormer2(nn.Module):
         batch, channels, size = mixture.shape
         behind = max(-size % self.hop, self.kernel_size + self.hop - size)  # whole frames; the memory's norm wants two
         waves = F.pad(mixture.reshape(batch * channels, 1, size), (0, behind))
-        code = F.relu(self.encoder(waves))  # (B*C, N, L)
+        with full_precision(mixture):
+            code = F.relu(self.encoder(waves))  # (B*C, N, L)
         masks = self._masks(code)  # (B*C, S, N, L)
         codes = code[:, None] * masks if self.masking else masks
-        estimates = self.decoder(codes.flatten(0, 1))[:, 0, :size]  # (B*C*S, T)
-        return estimates.view(batch, channels, self.num_sources, size).transpose(1, 2)
+        return to_waves(self.decoder, codes, mixture)
 
     def _masks(self, code: Tensor) -> Tensor:
         """(B, N, L) -> (B, S, N, L), from 0 up."""
