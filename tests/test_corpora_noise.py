@@ -27,9 +27,9 @@ def write_text(path: Path, *lines: str) -> Path:
     return path
 
 
-def made(folders: list[Path]) -> dict[str, list[Utterance]]:
+def made(folders: list[Path], prefix: str = "noise_") -> dict[str, list[Utterance]]:
     """The sets, after what holds of all of them: valid, ids unique over all, no group in two."""
-    sets = {folder.name.removeprefix("noise_"): read_data_dir(folder) for folder in folders}
+    sets = {folder.name.removeprefix(prefix): read_data_dir(folder) for folder in folders}
     for folder in folders:
         assert check_set(folder)[0] == []
     ids = [utt.utt_id for utts in sets.values() for utt in utts]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfilt
 
+from tests.test_corpora_noise import made as made_sets
 from tse_lib import audio
 from tse_lib.bin.prepare import main as prepare_main
-from tse_lib.bin.validate import check_set
 from tse_lib.corpora import folder, shoebox, slr26, slr28
 from tse_lib.corpora.shoebox import Room, Settings
 from tse_lib.manifest import Utterance, read_data_dir
@@ -28,18 +28,7 @@ def write_response(path: Path, sample_rate: int = 16000, channels: int = 1) -> N
 
 
 def made(folders: list[Path], prefix: str = "rir_") -> dict[str, list[Utterance]]:
-    """The sets, after what holds of all of them: valid, ids unique over all, no group in two."""
-    sets = {folder.name.removeprefix(prefix): read_data_dir(folder) for folder in folders}
-    for path in folders:
-        assert check_set(path)[0] == []
-    ids = [utt.utt_id for utts in sets.values() for utt in utts]
-    assert len(set(ids)) == len(ids)
-    of_group: dict[str, set[str]] = {}
-    for name, utts in sets.items():
-        for utt in utts:
-            of_group.setdefault(utt.group or utt.utt_id, set()).add(name)
-    assert all(len(names) == 1 for names in of_group.values())
-    return sets
+    return made_sets(folders, prefix)
 
 
 def fault(corpus, root: Path, **options) -> str:

@@ -6,7 +6,6 @@ files that it lists are taken. A cut list makes several utterances out of one re
 """
 
 import argparse
-import csv
 import fnmatch
 import os
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from tse_lib import audio
 from tse_lib.corpora.sets import SHARES, Recording, add_set_options, audio_files, make_sets, name_below
+from tse_lib.corpora.tables import read_csv
 
 HELP = "any folder of wav, flac or ogg files"
 
@@ -111,7 +111,7 @@ def _from_folders(root: Path, kind: str, where: Sequence[str]) -> list[Recording
 
 
 def _from_metadata(root: Path, metadata: Path, kind: str, where: Sequence[str]) -> list[Recording]:
-    rows = _read_csv(metadata, ("path",))
+    rows = [row for _, row in read_csv(metadata, ("path",), strip=False)]
     columns = list(rows[0])
     for condition in where:
         column, equals, pattern = condition.partition("=")
@@ -133,22 +133,6 @@ def _from_metadata(root: Path, metadata: Path, kind: str, where: Sequence[str]) 
     return sorted(recordings, key=lambda recording: os.fsencode(recording.path))
 
 
-def _read_csv(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
-    if not rows:
-        raise ValueError(f"{path}: no rows in it")
-    missing = [column for column in needed if column not in rows[0]]
-    if missing:
-        raise ValueError(f"{path}: no column '{missing[0]}'; it has {', '.join(rows[0])}")
-    return rows
-
-
 def _inside(root: Path, name: str, table: Path) -> Path:
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
@@ -162,7 +146,7 @@ def _inside(root: Path, name: str, table: Path) -> Path:
 def _cut(recordings: list[Recording], cuts: Path, root: Path) -> list[Recording]:
     """A speaker's only recording is replaced by its cuts; speakers with several recordings stay as they are."""
     rows: dict[Path, list[dict[str, str]]] = {}
-    for row in _read_csv(cuts, ("path", "start", "end")):
+    for _, row in read_csv(cuts, ("path", "start", "end"), strip=False):
         rows.setdefault(_inside(root, row["path"], cuts), []).append(row)
     if not any(recording.path in rows for recording in recordings):
         raise ValueError(f"{cuts}: none of its paths is among the recordings; they are relative to {root}")

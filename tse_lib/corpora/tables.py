@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Path, columns: Sequence[str], strip: bool = True) -> Iterator[tuple[int, dict[str, str]]]:
     """The line number (of a row's last line) and the fields of each row; what a short row lacks is "".
+
+    Args:
+        strip: fields without blanks around them; a name that a user gave a file may have some.
 
     Raises:
         FileNotFoundError: no such table.
@@ -17,17 +20,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows = [
-                (reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader
-            ]
+            rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     if not rows:
         raise ValueError(f"{path}: no rows in it")
     missing = [column for column in columns if column not in rows[0][1]]
     if missing:
         raise ValueError(f"{path}: no column '{missing[0]}'; it has {', '.join(rows[0][1])}")
-    return iter(rows)
+    return ((line, {key: value.strip() for key, value in row.items()} if strip else row) for line, row in rows)
 
 
 def is_file_name(name: str) -> bool:
