@@ -81,12 +81,7 @@ def improvements(test: Path, exp: Path, weights: str) -> np.ndarray:
     saved = checkpoint.load(exp / "last.pt")
     conf = saved["config"]
     model = build_model(conf["model"]["name"], conf["model"]["params"], conf["sample_rate"]).eval()
-    if weights == "raw":
-        state = saved["modules"]["model"]
-    else:
-        ema = saved["ema"]
-        state = {name.removeprefix("module."): value for name, value in ema.items() if name.startswith("module.")}
-    model.load_state_dict(state)
+    model.load_state_dict(saved["modules"]["model"] if weights == "raw" else checkpoint.averaged_weights(saved))
     mixtures = RenderedMixtures(str(test), conf["sample_rate"])
     values = []
     for item in tqdm(mixtures, desc=f"{exp.name} {weights}", leave=False, disable=None):

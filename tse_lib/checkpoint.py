@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tse_lib.files import temporary_for
 
@@ -68,3 +69,10 @@ def read_tensors(path: str | Path) -> Any:
         ) from None
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def averaged_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights: a `last.pt` carries them beside the raw ones, in a `best.pt` they are the model."""
+    if "ema" not in saved:
+        return saved["modules"]["model"]
+    return {key.removeprefix("module."): value for key, value in saved["ema"].items() if key.startswith("module.")}

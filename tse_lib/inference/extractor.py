@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +130,7 @@ def load(path: str | Path, device: str = "cpu") -> Extractor:
         if "config" not in saved or "model" not in saved.get("modules", {}):
             raise ValueError(f"{path}: holds no model of this toolkit (modules.model and config are wanted)")
         wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
-        weights, conf = averaged_weights(saved), build(Deployed, wanted, str(path))
+        weights, conf = checkpoint.averaged_weights(saved), build(Deployed, wanted, str(path))
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -140,13 +139,6 @@ def load(path: str | Path, device: str = "cpu") -> Extractor:
     if missing or unexpected:
         raise ValueError(f"{path}: weights do not fit its conf; missing {missing[:3]}, unexpected {unexpected[:3]}")
     return Extractor(model, conf, device)
-
-
-def averaged_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
-    """The averaged weights: a `last.pt` carries them beside the raw ones, in a `best.pt` they are the model."""
-    if "ema" not in saved:
-        return saved["modules"]["model"]
-    return {key.removeprefix("module."): value for key, value in saved["ema"].items() if key.startswith("module.")}
 
 
 def _as_array(wave: np.ndarray | Tensor, name: str) -> np.ndarray:

@@ -155,11 +155,9 @@ def load_weights(model: nn.Module, saved: dict[str, Any], path: str) -> None:
     Raises:
         ValueError: they are of another model.
     """
-    weights = saved.get("modules", {}).get("model")
-    if "ema" in saved:
-        weights = {key.removeprefix("module."): value for key, value in saved["ema"].items() if key != "n_averaged"}
-    if weights is None:
+    if "ema" not in saved and "model" not in saved.get("modules", {}):
         raise ValueError(f"{path}: holds no model (modules.model is wanted)")
+    weights = checkpoint.averaged_weights(saved)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # shapes
