@@ -77,8 +77,11 @@ def test_all_faults_are_told_at_once():
     [
         ({"snr_db": [20, 5]}, "ends before it begins"),
         ({"num_talkers": 0}, "num_talkers: at least 1"),
-        ({"num_enrolls": 0}, "num_enrolls: at least 1"),
-        ({"enroll_s": 0}, "must be above 0"),
+        ({"num_enrolls": [0, 2]}, "num_enrolls: 0 for a separation, else at least 1"),
+        ({"num_enrolls": 0}, "target_absent must be 0 where all talkers are wanted"),
+        ({"num_enrolls": 0, "target_absent": 0, "num_talkers": [1, 2]}, "num_talkers: one number where all are wanted"),
+        ({"enroll_s": 0}, "enroll_s must be there and above 0"),
+        ({"enroll_s": None}, "enroll_s must be there and above 0"),
         ({"speed": [0, 1]}, "must be above 0"),
         ({"noise_probability": 1.5}, "less than or equal to 1"),
         ({"target_absent": -0.1}, "greater than or equal to 0"),

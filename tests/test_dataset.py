@@ -45,7 +45,7 @@ def item(size, *enroll_sizes, present=True):
     return {
         "mix_id": f"m{size}",
         "mixture": torch.ones(size),
-        "target": torch.full((size,), 2.0),
+        "target": torch.full((1, size), 2.0),
         "enrolls": [torch.full((length,), float(length)) for length in enroll_sizes],
         "present": present,
     }
@@ -237,7 +237,7 @@ def test_rendered_mixtures_are_read_back(corpus_dir):
     for index in range(4):
         got, mixture = data[index], data.mixtures[index]
         assert got["mix_id"] == mixture.mix_id and got["present"] == mixture.target_present
-        assert len(got["mixture"]) == len(got["target"]) == mixture.num_samples
+        assert len(got["mixture"]) == mixture.num_samples and got["target"].shape == (1, mixture.num_samples)
         assert bool(got["target"].any()) == mixture.target_present
         assert len(got["enrolls"]) == len(mixture.enrolls)
 

@@ -127,7 +127,7 @@ def test_the_audio_is_what_training_gets(inspected, corpus_dir):
     for step, indices in ((0, range(6)), (4, range(8, 14))):
         for index in indices:
             item, folder = drawn[index], inspected / "audio" / f"step-{step}" / f"train-{index}"
-            waves = {"mixture": item["mixture"], "target": item["target"] if item["present"] else None}
+            waves = {"mixture": item["mixture"], "target": item["target"][0] if item["present"] else None}
             waves |= {f"enroll{number}": wave for number, wave in enumerate(item["enrolls"], 1)}
             for kind, wave in waves.items():
                 path = folder / f"{kind}.wav"

@@ -112,7 +112,7 @@ def test_a_talker_in_the_targets_pauses_is_levelled_by_its_own_speech():
 def test_the_mixture_is_the_sum_of_its_parts(present):
     out = rendered(mixture_of((2.0, -3.0), 5.0, present), [room(1), None, room(2)])
     torch.testing.assert_close(out.mixture, torch.stack([*out.images, out.noise]).sum(0), rtol=0, atol=1e-12)
-    assert torch.equal(out.target, out.images[0] if present else torch.zeros(RATE, dtype=torch.float64))
+    assert torch.equal(out.targets[0], out.images[0] if present else torch.zeros(RATE, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("level", [-40.0, -25.0])
@@ -138,7 +138,7 @@ def test_a_unit_response_is_the_dry_signal():
     unit[0] = 0.3  # whatever its gain
     dry, wet = rendered(mixture_of((1.0,), 10.0)), rendered(mixture_of((1.0,), 10.0), [unit, unit])
     torch.testing.assert_close(wet.mixture, dry.mixture, rtol=0, atol=1e-10)
-    torch.testing.assert_close(wet.target, dry.target, rtol=0, atol=1e-10)
+    torch.testing.assert_close(wet.targets[0], dry.targets[0], rtol=0, atol=1e-10)
 
 
 def test_an_image_is_the_convolution_and_rings_on_after_the_crop():
@@ -165,13 +165,13 @@ def test_short_noise_is_repeated():
 def test_rendering_is_pure(corpus):
     mixture = draw(corpus, 1)[0]
     first, second = (render(mixture, load_waveforms(mixture)) for _ in range(2))
-    assert torch.equal(first.mixture, second.mixture) and torch.equal(first.target, second.target)
+    assert torch.equal(first.mixture, second.mixture) and torch.equal(first.targets[0], second.targets[0])
 
 
 def test_an_absent_targets_audio_is_zeros_and_its_interferers_keep_their_level():
     out = rendered(mixture_of((5.0,), present=False), enroll="z-0")
     active = active_samples(out.images[0], RATE)
-    assert not out.target.any()
+    assert not out.targets[0].any()
     assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(5, abs=0.01)
 
 
@@ -216,8 +216,8 @@ def test_a_dry_target_is_the_direct_sound_and_an_early_one_ends_after_its_time(o
         talker = dataclasses.replace(mixture.talkers[0], offset=offset)
         mixture = dataclasses.replace(mixture, talkers=(talker,))
         out = render(mixture, waveforms([wave], voices("a-9"), None, [response]))
-        images[kind] = out.target
-        assert torch.equal(out.target, out.images[0]) == (kind == "reverberant")
+        images[kind] = out.targets[0]
+        assert torch.equal(out.targets[0], out.images[0]) == (kind == "reverberant")
     direct = torch.zeros(RATE, dtype=torch.float64)
     begin = offset + 8
     part = wave[max(0, -begin) :][: RATE - max(0, begin)]
@@ -282,7 +282,7 @@ def test_a_band_limit_leaves_the_parts_adding_up():
     torch.testing.assert_close(out.mixture, torch.stack([*out.images, out.noise]).sum(0), rtol=0, atol=1e-10)
     active = active_samples(out.images[0], RATE)
     assert level_db(out.images[0], active) - level_db(out.images[1], active) == pytest.approx(2.0, abs=0.01)
-    for part in (out.mixture, out.target, out.noise):
+    for part in (out.mixture, out.targets[0], out.noise):
         spectrum = torch.fft.rfft(part * torch.hann_window(RATE, dtype=part.dtype)).abs().square()
         assert float(spectrum[1700:].sum() / spectrum.sum()) < 1e-6
 
@@ -293,7 +293,7 @@ def test_clipping_and_masks_change_the_mixture_alone():
     for changes in ({"clip_db": 6.0}, {"masks": masks}):
         out = rendered(dataclasses.replace(mixture_of((2.0,), 5.0), **changes))
         assert not torch.equal(out.mixture, plain.mixture)
-        assert torch.equal(out.target, plain.target) and torch.equal(out.noise, plain.noise)
+        assert torch.equal(out.targets[0], plain.targets[0]) and torch.equal(out.noise, plain.noise)
         assert all(torch.equal(*pair) for pair in zip(out.images, plain.images, strict=True))
     clipped = rendered(dataclasses.replace(mixture_of((2.0,), 5.0), clip_db=6.0)).mixture
     most = float(plain.mixture.abs().max()) * 10 ** (-6 / 20)
@@ -310,7 +310,7 @@ def test_a_batch_is_rendered_as_its_mixtures_alone(corpus):
     waves = [load_waveforms(mixture) for mixture in mixtures]
     for together, mixture, wave in zip(render_batch(mixtures, waves), mixtures, waves, strict=True):
         alone = render(mixture, wave)
-        pairs = [(together.mixture, alone.mixture), (together.target, alone.target)]
+        pairs = [(together.mixture, alone.mixture), (together.targets[0], alone.targets[0])]
         pairs += [*zip(together.images, alone.images, strict=True), *zip(together.enrolls, alone.enrolls, strict=True)]
         assert (together.noise is None) == (alone.noise is None)
         for one, other in pairs:
@@ -638,7 +638,7 @@ def test_the_length_may_be_drawn(corpus):
     lengths = {mixture.num_samples for mixture in mixtures}
     assert 0.3 * RATE <= min(lengths) < 0.35 * RATE and 0.55 * RATE < max(lengths) <= 0.6 * RATE
     out = render(mixtures[0], load_waveforms(mixtures[0]))
-    assert len(out.mixture) == len(out.target) == mixtures[0].num_samples
+    assert len(out.mixture) == len(out.targets[0]) == mixtures[0].num_samples
 
 
 def test_speed_of_what_is_mixed_alone_and_now_and_then():

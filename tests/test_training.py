@@ -226,7 +226,7 @@ def items(count, present):
         {
             "mix_id": str(place),
             "mixture": torch.randn(800, generator=generator) * 0.1,
-            "target": torch.randn(800, generator=generator) * (0.1 if present[place] else 0),
+            "target": torch.randn(1, 800, generator=generator) * (0.1 if present[place] else 0),
             "enrolls": [torch.randn(600, generator=generator) * 0.1],
             "present": present[place],
         }

@@ -88,7 +88,7 @@ def improvements(test: Path, exp: Path, weights: str) -> np.ndarray:
         if item["present"]:
             batch = collate([item])
             estimate = model(batch["mixture"], model.encode(batch["enroll"], batch["lengths"]))[0, 0]
-            after, before = (-neg_si_sdr(wave, item["target"][None]) for wave in (estimate, item["mixture"][None]))
+            after, before = (-neg_si_sdr(wave, item["target"]) for wave in (estimate, item["mixture"][None]))
             values.append(float((after - before)[0]))
     return np.array(values)
 

@@ -71,8 +71,8 @@ class Simulation(Section):
     target: Literal["dry", "early", "reverberant"] = "reverberant"
     early_s: float = Field(0.05, gt=0, description="of the response after the direct sound, where the target is early")
     # enrolments
-    enroll_s: Range = Field(description="length of one enrolment; shorter where the utterance is")
-    num_enrolls: IntRange = (1, 1)
+    enroll_s: Range | None = Field(None, description="length of one enrolment; shorter where the utterance is")
+    num_enrolls: IntRange = Field((1, 1), description="0: nobody is singled out, all talkers are wanted (separation)")
     enroll_noise_probability: Probability = 0.0
     enroll_snr_db: Range = (5.0, 20.0)
     enroll_rir_probability: Probability = 0.0
@@ -94,15 +94,16 @@ class Simulation(Section):
     @model_validator(mode="after")
     def _sane(self) -> "Simulation":
         least = {
-            "num_talkers": 1, "num_enrolls": 1, "num_time_masks": 0, "num_freq_masks": 0, "time_mask_s": 0,
+            "num_talkers": 1, "num_enrolls": 0, "num_time_masks": 0, "num_freq_masks": 0, "time_mask_s": 0,
             "freq_mask_hz": 0, "overlap_ratio": 0, "clip_db": 0,
         }  # fmt: skip
         for name, limit in least.items():
             if getattr(self, name)[0] < limit:
                 raise ValueError(f"{name}: at least {limit}")
-        for name in ("segment_s", "enroll_s", "speed", "target_presence", "band_limit_hz"):
+        for name in ("segment_s", "speed", "target_presence", "band_limit_hz"):
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"{name} must be above 0")
+        self._fits_the_task()
         for name in ("target_presence", "overlap_ratio"):
             if getattr(self, name)[1] > 1:
                 raise ValueError(f"{name}: a share, at most 1")
@@ -111,6 +112,25 @@ class Simulation(Section):
         ):
             raise ValueError("rir_sources: weights of at least 0, not all 0")
         return self
+
+    def _fits_the_task(self) -> None:
+        if self.task == "extract":
+            if self.num_enrolls[0] == 0:
+                raise ValueError("num_enrolls: 0 for a separation, else at least 1")
+            if self.enroll_s is None or self.enroll_s[0] <= 0:
+                raise ValueError("enroll_s must be there and above 0 (or num_enrolls: 0, for a separation)")
+            return
+        if self.target_absent:
+            raise ValueError("target_absent must be 0 where all talkers are wanted (num_enrolls: 0)")
+        if self.num_talkers[0] != self.num_talkers[1]:
+            raise ValueError(
+                "num_talkers: one number where all are wanted (num_enrolls: 0); a network has so many outputs"
+            )
+
+    @property
+    def task(self) -> str:
+        """What a network has to do with such mixtures: extract whom the enrolment names, or separate all talkers."""
+        return "extract" if self.num_enrolls[1] else "separate"
 
 
 class Stretch(Section):
@@ -320,13 +340,28 @@ class Config(Section):
         return {**values, "schedule": schedule, "simulation": {**values["simulation"], **first}}
 
     @model_validator(mode="after")
+    def _step_fits_the_task(self) -> "Config":
+        if self.train.step == "gan" and self.simulation.task == "separate":
+            raise ValueError(
+                "train.step: gan is for extractions; a separation (num_enrolls: 0) has no one target to judge"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _curriculum_in_order(self) -> "Config":
         ends = [stretch.until_step for stretch in self.curriculum]
         if ends != sorted(set(ends)):
             raise ValueError(f"curriculum: until_step must rise from stretch to stretch, got {ends}")
         for step in self.knots():
-            if simulation_at(self, step).render_on != self.simulation.render_on:
+            now = simulation_at(self, step)
+            if now.render_on != self.simulation.render_on:
                 raise ValueError("curriculum: render_on is the same for the whole training")
+            if now.task != self.simulation.task or (
+                now.task == "separate" and now.num_talkers != self.simulation.num_talkers
+            ):
+                raise ValueError(
+                    "curriculum: a separation's num_enrolls and num_talkers are the same for the whole training"
+                )
         return self
 
     def knots(self) -> list[int]:

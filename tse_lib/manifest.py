@@ -264,7 +264,7 @@ class Mixture:
     Attributes:
         talkers: who speaks; `talkers[0]` is the target where it is present, else just the first talker.
         target_present: false: the enrolments belong to somebody who does not speak here.
-        enrolls: one or more utterances of the wanted talker, never one that is mixed.
+        enrolls: one or more utterances of the wanted talker, never one that is mixed; none: all talkers are wanted.
         level_dbfs: RMS of the mixture.
         target: what of the target's image is wanted: "dry", "early" (until `early_s` after the direct sound) or
             "reverberant".
@@ -292,8 +292,16 @@ class Mixture:
         return self.talkers[1:] if self.target_present else self.talkers
 
     @property
+    def targets(self) -> tuple[Source, ...]:
+        """The talkers that are wanted: one or nobody of an extraction, all of a separation."""
+        if not self.enrolls:
+            return self.talkers
+        return self.talkers[:1] if self.target_present else ()
+
+    @property
     def target_spk(self) -> str:
-        return self.enrolls[0].spk_id
+        """Of an extraction the one wanted talker; of a separation the first."""
+        return (self.enrolls or self.talkers)[0].spk_id
 
     def to_json(self) -> str:
         return json.dumps(_said(self), ensure_ascii=False)
@@ -357,7 +365,10 @@ def read_mixtures(path: str | Path) -> list[Mixture]:
 
 
 def audio_path(data_dir: str | Path, kind: str, mix_id: str) -> Path:
-    """Where the simulate stage puts rendered audio; kind: mixture, target, interferer1…, noise, enroll1…"""
+    """Where the simulate stage puts rendered audio.
+
+    kind: mixture, noise; of an extraction target, interferer1…, enroll1…; of a separation source1….
+    """
     return Path(data_dir) / "mixtures" / kind / f"{mix_id}.flac"
 
 

@@ -184,7 +184,7 @@ def against_baseline(case: str, drawn: DrawnMixtures, store: Any, draws: int) ->
             for name, value in timed_parts(drawn, index).items():
                 parts[name] += value
             if abs(mixture.talkers[0].speed - 1) > 0.01:  # else the baseline leaves the speed as it is
-                worst = max(worst, null_db(item["target"].double().numpy(), theirs))
+                worst = max(worst, null_db(item["target"][0].double().numpy(), theirs))
     return {
         "bench": "mixing",
         "case": f"{case}, 3 talkers, responses of 2 s, enrolment, noise",

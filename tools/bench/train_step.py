@@ -70,7 +70,7 @@ def plain_step(conf: Config, batch: dict[str, Any], device: torch.device) -> Cal
     )
     losses = [(term.weight, term.when, build_loss(term.name, term.when, term.params)) for term in conf.loss]
     rows = {"present": batch["present"], "absent": ~batch["present"]}
-    other = {"present": batch["target"][:, None], "absent": batch["mixture"][:, None]}
+    other = {"present": batch["target"][:, :, None], "absent": batch["mixture"][:, None]}
     losses = [one for one in losses if rows[one[1]].any()]
 
     def step() -> float:

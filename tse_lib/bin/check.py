@@ -33,7 +33,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     conf = load_config(args.conf, args.set)
-    report = check(conf, device_of(args), args.steps, DrawnMixtures(corpus_of(args), conf) if args.train else None)
+    report = check(
+        conf,
+        device_of(args),
+        args.steps,
+        DrawnMixtures(corpus_of(args, conf.simulation.task), conf) if args.train else None,
+    )
     for name, value in report.items():
         print(f"{name:<22} {value}")
 
@@ -88,16 +93,22 @@ def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixture
 def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
     """An item of the right shape for a conf without its data; every fifth one has no target."""
     generator = rng(conf.seed, "check", step, place)
-    size = round(conf.simulation.segment_s[1] * conf.sample_rate)
-    enroll_size = round(conf.simulation.enroll_s[1] * conf.sample_rate)
-    waves = torch.from_numpy(generator.standard_normal((2, size))).float() * 0.1
-    present = conf.simulation.target_absent == 0 or place % 5 != 4
-    enrolls = [torch.from_numpy(generator.standard_normal(enroll_size)).float() * 0.1]
-    target = waves[0] if present else torch.zeros(size)
+    simulation = conf.simulation
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(generator.standard_normal(shape)).float() * 0.1
+
+    present = simulation.target_absent == 0 or place % 5 != 4
+    talkers = noise(simulation.num_talkers[1], round(simulation.segment_s[1] * conf.sample_rate))
+    wanted = talkers[:1] if simulation.task == "extract" else talkers
     return {
         "mix_id": f"{step}-{place}",
-        "mixture": waves.sum(0),
-        "target": target,
-        "enrolls": enrolls,
+        "mixture": talkers.sum(0),
+        "target": wanted if present else torch.zeros_like(wanted),
+        "enrolls": [
+            noise(round(simulation.enroll_s[1] * conf.sample_rate))
+            for _ in range(simulation.num_enrolls[1])
+            if simulation.enroll_s
+        ],
         "present": present,
     }

@@ -101,7 +101,7 @@ def parts_of_training(conf: Config, args: argparse.Namespace) -> list[Part]:
     wrong = [step for step in args.step or [] if not 0 <= step <= last]
     if wrong:
         raise ValueError(f"--step {wrong[0]}: {args.conf} trains for {last + 1} steps, 0 to {last}")
-    corpus = corpus_of(args)
+    corpus = corpus_of(args, conf.simulation.task)
     parts = []
     for step in sorted(set(args.step or turns(conf))):
         first = step * conf.train.batch_size * conf.train.accumulate
@@ -169,7 +169,7 @@ def shown_of(mixture: Mixture) -> Shown:
     present = mixture.target_present
     waves = {"mixture": rendered.mixture}
     if present:
-        waves["target"] = rendered.target
+        waves["target"] = rendered.targets[0]
     waves |= {f"enroll{number}": wave for number, wave in enumerate(rendered.enrolls, 1)}
     waves |= {f"interferer{number}": image for number, image in enumerate(rendered.images[int(present) :], 1)}
     if rendered.noise is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tse_lib import audio
-from tse_lib.data.dataset import load_waveforms
+from tse_lib.data.dataset import load_waveforms, target_kinds
 from tse_lib.manifest import Mixture, audio_path, job_share, read_mixtures
 from tse_lib.simulation.render import render
 
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse render",
         description="Render data/<set>/mixtures.jsonl to data/<set>/mixtures/<kind>/<mix_id>.flac (24 bit); kinds: "
-        "mixture, target, interferer1…, noise, enroll1….",
+        "mixture, noise; of an extraction target, interferer1…, enroll1…, of a separation source1….",
         epilog="example: tse render data/dev data/test --job 1/4",
     )
     parser.add_argument("sets", nargs="+", metavar="DATA_DIR")
@@ -29,11 +29,10 @@ def main(argv: list[str]) -> None:
 
 def write_rendered(folder: str, mixture: Mixture) -> None:
     rendered = render(mixture, load_waveforms(mixture))
-    waves = {"mixture": rendered.mixture}
-    images = rendered.images
-    if mixture.target_present:
-        waves["target"], images = images[0], images[1:]
-    waves |= {f"interferer{number}": image for number, image in enumerate(images, 1)}
+    waves = {"mixture": rendered.mixture, **dict(zip(target_kinds(mixture), rendered.targets, strict=False))}
+    if mixture.enrolls:
+        others = rendered.images[int(mixture.target_present) :]
+        waves |= {f"interferer{number}": image for number, image in enumerate(others, 1)}
     if rendered.noise is not None:
         waves["noise"] = rendered.noise
     waves |= {f"enroll{number}": wave for number, wave in enumerate(rendered.enrolls, 1)}

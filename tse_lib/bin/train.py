@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     nproc = num_processes(args.nproc, args.device, conf.train.batch_size)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         return run_processes(nproc, argv)
-    corpus = corpus_of(args)
+    corpus = corpus_of(args, conf.simulation.task)
     dev_dir = Path(args.data) / args.dev
     refuse_dev_in_train(corpus, dev_dir)
     device = device_of(args)
@@ -134,9 +134,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--rirs", nargs="+", default=[], help="room responses to draw from, as rir_train (default: none)")
 
 
-def corpus_of(args: argparse.Namespace) -> Corpus:
+def corpus_of(args: argparse.Namespace, task: str) -> Corpus:
     data = Path(args.data)
-    return read_corpus(*([data / name for name in names] for names in (args.train, args.noise, args.rirs)))
+    speech, noise, rirs = ([data / name for name in names] for names in (args.train, args.noise, args.rirs))
+    return read_corpus(speech, noise, rirs, task)
 
 
 def refuse_dev_in_train(corpus: Corpus, dev_dir: Path) -> None:

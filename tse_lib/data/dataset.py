@@ -98,7 +98,7 @@ def to_item(mixture: Mixture, rendered: Rendered) -> dict[str, Any]:
     return {
         "mix_id": mixture.mix_id,
         "mixture": rendered.mixture,
-        "target": rendered.target,
+        "target": rendered.targets,
         "enrolls": rendered.enrolls,
         "present": mixture.target_present,
     }
@@ -174,6 +174,13 @@ class DrawnMixtures(Dataset):
         )
 
 
+def target_kinds(mixture: Mixture) -> list[str]:
+    """The names under which the references of a mixture are rendered."""
+    if mixture.enrolls:
+        return ["target"] if mixture.target_present else []
+    return [f"source{number}" for number in range(1, len(mixture.talkers) + 1)]
+
+
 class RenderedMixtures(Dataset):
     """The mixtures that the simulate stage rendered, for validation and inference."""
 
@@ -187,6 +194,19 @@ class RenderedMixtures(Dataset):
                 "conf/sets.yaml and the experiment's conf must agree"
             )
 
+    def refuse_other_task(self, task: str, num_sources: int = 1) -> None:
+        """ValueError unless these mixtures are for the task, and of a separation into so many sources."""
+        for mixture in self.mixtures:
+            own = "extract" if mixture.enrolls else "separate"
+            fault = f"is there to {own}, the model to {task}" if own != task else ""
+            if task == own == "separate" and len(mixture.talkers) != num_sources:
+                fault = f"has {len(mixture.talkers)} talkers, the model {num_sources} outputs"
+            if fault:
+                raise ValueError(
+                    f"{self.data_dir}/mixtures.jsonl: {mixture.mix_id} {fault}; conf/sets.yaml and the experiment's "
+                    "conf must agree"
+                )
+
     def __len__(self) -> int:
         return len(self.mixtures)
 
@@ -197,39 +217,43 @@ class RenderedMixtures(Dataset):
             return torch.from_numpy(audio.read(audio_path(self.data_dir, kind, mixture.mix_id))[0])
 
         mixed = read("mixture")
+        kinds = target_kinds(mixture)
         return {
             "mix_id": mixture.mix_id,
             "mixture": mixed,
-            "target": read("target") if mixture.target_present else torch.zeros_like(mixed),
+            "target": torch.stack([read(kind) for kind in kinds]) if kinds else torch.zeros_like(mixed)[None],
             "enrolls": [read(f"enroll{number}") for number in range(1, len(mixture.enrolls) + 1)],
             "present": mixture.target_present,
         }
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items to a batch: mixture and target (B, 1, T), enroll (B, E, T_e) padded with lengths (B, E), present (B,)."""
-    size = max(len(item["mixture"]) for item in items)
-    count = max(len(item["enrolls"]) for item in items)
-    enroll_size = max(len(wave) for item in items for wave in item["enrolls"])
-    enroll = items[0]["mixture"].new_zeros(len(items), count, enroll_size)
-    lengths = torch.zeros(len(items), count, dtype=torch.long)
-    for row, item in enumerate(items):
-        for place, wave in enumerate(item["enrolls"]):
-            enroll[row, place, : len(wave)] = wave
-            lengths[row, place] = len(wave)
+    """Items to a batch: mixture (B, 1, T), target (B, S, T), present (B,), and of an extraction `enrolments`."""
+    size = max(item["mixture"].shape[-1] for item in items)
 
     def stack(key: str) -> Tensor:
-        return torch.stack([torch.nn.functional.pad(item[key], (0, size - len(item[key]))) for item in items])[:, None]
+        return torch.stack([torch.nn.functional.pad(item[key], (0, size - item[key].shape[-1])) for item in items])
 
     return {
         "mix_id": [item["mix_id"] for item in items],
-        "mixture": stack("mixture"),
+        "mixture": stack("mixture")[:, None],
         "target": stack("target"),
-        "enroll": enroll,
-        "lengths": lengths,
+        **(enrolments([item["enrolls"] for item in items]) if items[0]["enrolls"] else {}),
         "present": torch.tensor([item["present"] for item in items]),
         "bad_files": [name for item in items for name in item.get("bad_files", ())],
     }
+
+
+def enrolments(several: list[list[Tensor]]) -> dict[str, Tensor]:
+    """The enrolments (T_e,) of each item -> enroll (B, E, T_e), padded, and lengths (B, E)."""
+    count, size = max(map(len, several)), max(len(wave) for waves in several for wave in waves)
+    enroll = several[0][0].new_zeros(len(several), count, size)
+    lengths = torch.zeros(len(several), count, dtype=torch.long)
+    for row, waves in enumerate(several):
+        for place, wave in enumerate(waves):
+            enroll[row, place, : len(wave)] = wave
+            lengths[row, place] = len(wave)
+    return {"enroll": enroll, "lengths": lengths}
 
 
 def collate_raw(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ has `forward(mixture) -> (B, S, C, T)`. What needs the sample rate takes it as `
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tse_lib.config import check_params
 from tse_lib.models.conv_tasnet import ConvTasNet
@@ -36,6 +36,26 @@ MODELS: dict[str, type[nn.Module]] = {
 def task_of(name: str) -> str:
     """What the network is for: extract or separate."""
     return "extract" if hasattr(MODELS[name], "encode") else "separate"
+
+
+def num_sources_of(name: str, params: dict[str, Any]) -> int:
+    """How many sources a separator puts out; 1 of an extractor."""
+    options = inspect.signature(MODELS[name]).parameters
+    return params.get("num_sources", options["num_sources"].default) if "num_sources" in options else 1
+
+
+class OneCall(nn.Module):
+    """A network in one call, as DistributedDataParallel wants it: an extractor encodes the enrolments first."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, mixture: Tensor, enroll: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+        """mixture (B, C, T), for an extractor with enroll (B, E, T_e) and lengths (B, E) -> (B, S, C, T)."""
+        if enroll is None:
+            return self.model(mixture)
+        return self.model(mixture, self.model.encode(enroll, lengths))  # type: ignore[operator]
 
 
 def build_model(name: str, params: dict[str, Any], sample_rate: int, task: str | None = "extract") -> nn.Module:

@@ -35,12 +35,12 @@ class Waveforms:
 
 @dataclass(frozen=True)
 class Rendered:
-    """`mixture` is the sum of all `images` and `noise`, before its masks and clipping; the target is (dry, early or
-    reverberant, as the mixture says) that of `images[0]` where it is present.
+    """`mixture` is the sum of all `images` and `noise`, before its masks and clipping; the targets are (dry, early or
+    reverberant, as the mixture says) those of the wanted talkers' images: the first, or all of a separation.
     """
 
     mixture: Tensor  # (T,)
-    target: Tensor  # (T,), zeros where the target is absent
+    targets: Tensor  # (S, T), zeros where the one target is absent
     images: list[Tensor]  # (T,) each, one a talker
     noise: Tensor | None  # (T,)
     enrolls: list[Tensor]  # (T_e,) each
@@ -58,7 +58,7 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
     """
     total, sample_rate = mixtures[0].num_samples, mixtures[0].sample_rate
     assert all((mixture.num_samples, mixture.sample_rate) == (total, sample_rate) for mixture in mixtures)
-    images, targets = _images(mixtures, waveforms, total, sample_rate)  # (B, S, T), (B, T)
+    images, targets = _images(mixtures, waveforms, total, sample_rate)  # (B, S, T), (B, S', T)
     noises = _noises(mixtures, waveforms, total, images)  # (B, T)
     for row, mixture in enumerate(mixtures):
         if 0 < mixture.band_limit_hz < sample_rate / 2:  # of every part, so that they still add up
@@ -84,7 +84,7 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
 
     # the level of the whole
     wanted = gain(images.new_tensor([mixture.level_dbfs for mixture in mixtures])) / rms(mixed).clamp_min(1e-8)
-    parts = [mixed, *images.unbind(1), targets, *([] if noises is None else [noises])]
+    parts = [mixed, *images.unbind(1), *targets.unbind(1), *([] if noises is None else [noises])]
     loudest = torch.stack([_peak(part) for part in parts]).amax(0)
     scale = torch.minimum(wanted, PEAK / loudest.clamp_min(1e-8))[:, None]
     for part in parts:
@@ -93,7 +93,7 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
     return [
         Rendered(
             mixture=_masked_and_clipped(mixed[row], mixture),
-            target=targets[row],
+            targets=targets[row, : max(1, len(mixture.targets))],
             images=list(images[row, : len(mixture.talkers)]),
             noise=noises[row] if noises is not None and mixture.noise else None,
             enrolls=_enrolls(mixture, waveforms[row]),
@@ -105,10 +105,10 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
 def _images(
     mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms], total: int, sample_rate: int
 ) -> tuple[Tensor, Tensor]:
-    """Every talker as received (B, S, T), zeros beyond a mixture's talkers, and the targets (B, T), unscaled."""
+    """Every talker as received (B, S, T), zeros beyond a mixture's talkers, and the targets (B, S', T), unscaled."""
     count = max(len(mixture.talkers) for mixture in mixtures)
     images = waveforms[0].talkers[0].new_zeros(len(mixtures), count, total)
-    targets = images.new_zeros(len(mixtures), total)
+    targets = images.new_zeros(len(mixtures), max(1, *(len(mixture.targets) for mixture in mixtures)), total)
     in_room: list[tuple[int, int]] = []
     dry: dict[tuple[int, int], Tensor] = {}
     for row, (mixture, waves) in enumerate(zip(mixtures, waveforms, strict=True)):
@@ -138,15 +138,13 @@ def _images(
         for wave, (row, place) in zip(wet, in_room, strict=True):
             _place(wave, max(0, mixtures[row].talkers[place].offset), images[row, place])
     for row, mixture in enumerate(mixtures):
-        if not mixture.target_present:
-            continue
-        if mixture.target == "reverberant" or (row, 0) not in dry:
-            targets[row] = images[row, 0]
-        else:
-            source = mixture.talkers[0]
-            part = _wanted_part(rirs[row, 0], mixture)
-            wave = convolve(dry[row, 0], part, total, first=max(0, -source.offset))
-            _place(wave, max(0, source.offset), targets[row])
+        for place, source in enumerate(mixture.targets):
+            if mixture.target == "reverberant" or (row, place) not in dry:
+                targets[row, place] = images[row, place]
+            else:
+                part = _wanted_part(rirs[row, place], mixture)
+                wave = convolve(dry[row, place], part, total, first=max(0, -source.offset))
+                _place(wave, max(0, source.offset), targets[row, place])
     return images, targets
 
 

@@ -86,13 +86,16 @@ class Corpus:
 
 
 def read_corpus(
-    speech: Path | Sequence[Path], noise: Path | Sequence[Path] = (), rirs: Path | Sequence[Path] = ()
+    speech: Path | Sequence[Path],
+    noise: Path | Sequence[Path] = (),
+    rirs: Path | Sequence[Path] = (),
+    task: str = "extract",
 ) -> Corpus:
-    """Read data sets into a corpus and check that extraction can be drawn from it.
+    """Read data sets into a corpus and check that mixtures for the task (extract, separate) can be drawn from it.
 
     Raises:
-        ValueError: fewer than 2 speakers, a speaker with a single utterance (no enrolment would be left), or a speaker
-            in two of the sets.
+        ValueError: fewer than 2 speakers, a speaker in two of the sets, or, where enrolments are needed, one with a
+            single utterance (no enrolment would be left).
     """
     speech, noise, rirs = ([part] if isinstance(part, Path) else list(part) for part in (speech, noise, rirs))
     sets = [read_data_dir(folder) for folder in speech]
@@ -114,7 +117,7 @@ def read_corpus(
     if len(corpus.speakers) < 2:
         raise ValueError(f"{shown}: {len(corpus.speakers)} speaker(s), at least 2 are needed to mix")
     single = [spk for spk, utts in corpus.by_speaker.items() if len(utts) < 2]
-    if single:
+    if single and task == "extract":
         raise ValueError(
             f"{shown}: {len(single)} speaker(s) with one utterance ({', '.join(single[:3])}…); the enrolment must be "
             "another utterance than the mixed one: use a cut list or leave them out in the prepare stage"
@@ -180,6 +183,7 @@ def sample(
     order = draw("enroll").permutation(len(spare))[:num_enrolls]
     enrolls = []
     for place, index in enumerate(order):
+        assert conf.enroll_s
         length = round(_uniform(draw, conf.enroll_s, "enroll_s", place) * sample_rate)
         utt = corpus.speech[spare[int(index)]]
         crop = _crop(draw("enroll_crop", place), utt, (0, length), sample_rate, enroll_speed, conf.min_activity)
@@ -222,7 +226,8 @@ def sample_set(data: str | Path, name: str, sets: Sets) -> tuple[Corpus, list[Mi
 
 
 def corpus_of_set(data: Path, conf: MixtureSet) -> Corpus:
-    return read_corpus(*([data / name for name in names] for names in (conf.speech, conf.noise, conf.rirs)))
+    speech, noise, rirs = ([data / name for name in names] for names in (conf.speech, conf.noise, conf.rirs))
+    return read_corpus(speech, noise, rirs, conf.simulation.task)
 
 
 def target_is_present(conf: Simulation, seed: int, split: str, mix_id: str) -> bool:

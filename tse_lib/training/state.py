@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
 from tse_lib.config import Config, Deployed, build
-from tse_lib.models import build_model
+from tse_lib.models import OneCall, build_model, num_sources_of
 from tse_lib.models.discriminators import build_discriminator
 from tse_lib.rng import seed_of
 from tse_lib.training.schedule import lr_scale
@@ -88,7 +88,13 @@ def new_state(conf: Config, device: torch.device) -> State:
     """All modules, the EMA, optimizers and schedules as the conf says, with weights drawn from its seed."""
     train = conf.train
     seed_init(conf, "init")
-    model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
+    model = build_model(conf.model.name, conf.model.params, conf.sample_rate, conf.simulation.task)
+    talkers, outputs = conf.simulation.num_talkers[1], num_sources_of(conf.model.name, conf.model.params)
+    if conf.simulation.task == "separate" and outputs != talkers:
+        raise ValueError(
+            f"model.params.num_sources {outputs}, simulation.num_talkers {talkers}: a separation has an "
+            "output for every talker"
+        )
     if train.init_from:
         load_weights(model, checkpoint.load(train.init_from), train.init_from)
     model.to(device)
@@ -102,7 +108,7 @@ def new_state(conf: Config, device: torch.device) -> State:
         parts["discriminator"] = new_part(discriminator, train.gan, train.max_steps)
     if not train.distill:
         return State(parts, ema)
-    teacher = load_teacher(train.distill.teacher, conf.sample_rate).to(device)
+    teacher = load_teacher(train.distill.teacher, conf.sample_rate, conf.simulation.task).to(device)
     seed_init(conf, "init", "projections")
     projections = feature_projections(model, teacher, train.distill.features, conf.sample_rate)
     if list(projections.parameters()):
@@ -166,18 +172,18 @@ def load_weights(model: nn.Module, saved: dict[str, Any], path: str) -> None:
         raise ValueError(f"{path}: of another model; missing here {unexpected[:3]}, missing there {missing[:3]}")
 
 
-def load_teacher(path: str, sample_rate: int) -> nn.Module:
+def load_teacher(path: str, sample_rate: int, task: str) -> nn.Module:
     """The model of a checkpoint, as its own conf describes it, frozen.
 
     Raises:
-        FileNotFoundError, ValueError: not there, damaged, or of another sample rate.
+        FileNotFoundError, ValueError: not there, damaged, or of another sample rate or task.
     """
     saved = checkpoint.load(path)
     values = {key: saved.get("config", {}).get(key) for key in ("sample_rate", "model")}
     wanted = build(Deployed, values, path)
     if wanted.sample_rate != sample_rate:
         raise ValueError(f"{path}: the teacher works at {wanted.sample_rate} Hz, this experiment at {sample_rate} Hz")
-    teacher = build_model(wanted.model.name, wanted.model.params, wanted.sample_rate)
+    teacher = build_model(wanted.model.name, wanted.model.params, wanted.sample_rate, task)
     load_weights(teacher, saved, path)
     return teacher.eval().requires_grad_(False)
 
@@ -224,11 +230,12 @@ def feature_projections(
         ValueError: the outputs differ in more than their last axis, or are no tensors.
     """
     wave = torch.zeros(1, 1, sample_rate // 2, device=next(model.parameters()).device)
+    enroll = (wave, torch.tensor([[wave.shape[-1]]])) if hasattr(model, "encode") else ()
     shapes = []
     for network, names in ((model, features.keys()), (teacher, features.values())):
         outputs, training = Outputs(network, names), network.training
         network.eval()
-        network(wave, network.encode(wave, torch.tensor([[wave.shape[-1]]])))  # type: ignore[operator]
+        OneCall(network)(wave, *enroll)
         network.train(training)
         outputs.remove()
         bad = [name for name, calls in zip(names, outputs.calls, strict=True) if not is_tensors(calls)]

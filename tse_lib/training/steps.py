@@ -18,28 +18,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tse_lib import distributed
 from tse_lib.config import Config, LossTerm, simulation_at
-from tse_lib.losses import build_loss
+from tse_lib.losses import OVER_SOURCES, build_loss
 from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_matching
 from tse_lib.losses.distillation import feature_distance
+from tse_lib.losses.permutation import pit
 from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.losses.weights import weights_at
+from tse_lib.models import OneCall
 from tse_lib.models.discriminators import renew_spectral_norms
 from tse_lib.training.schedule import gan_strength
 from tse_lib.training.state import Outputs, Part, State
 
 Scalars = dict[str, Tensor]
 Batch = dict[str, Any]
-
-
-class Extraction(nn.Module):
-    """encode and forward in one call, as DistributedDataParallel wants it."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, mixture: Tensor, enroll: Tensor, lengths: Tensor) -> Tensor:
-        return self.model(mixture, self.model.encode(enroll, lengths))  # type: ignore[operator]
 
 
 class Objective:
@@ -50,7 +41,7 @@ class Objective:
         self.losses = [build_loss(term.name, term.when, term.params) for term in terms]
 
     def __call__(self, estimate: Tensor, batch: Batch, counts: dict[str, int], step: int) -> tuple[Tensor, Scalars]:
-        """estimate (B, 1, C, T) float32 -> the loss to go back from, and each term's share of its mean."""
+        """estimate (B, S, C, T) float32 -> the loss to go back from, and each term's share of its mean."""
         total, shares = estimate.sum() * 0.0, Scalars()
         for term, weight, values in zip(
             self.terms, weights_at(self.terms, step), self.items(estimate, batch), strict=True
@@ -65,7 +56,7 @@ class Objective:
         """Of each term its loss of each item that it is for."""
         for term, loss in zip(self.terms, self.losses, strict=True):
             rows = rows_of(batch, term.when)
-            other = batch["target" if term.when == "present" else "mixture"][:, None]
+            other = batch["target"][:, :, None] if term.when == "present" else batch["mixture"][:, None]
             yield loss(estimate[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
 
 
@@ -77,6 +68,13 @@ def build_objective(conf: Config) -> Objective:
     ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
     if not ever_absent and any(term.when == "absent" for term in conf.loss):
         raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
+    if conf.simulation.task == "separate" and conf.simulation.num_talkers[1] > 1:
+        ordered = [term.name for term in conf.loss if term.name not in OVER_SOURCES]
+        if ordered:
+            raise ValueError(
+                f"loss: '{ordered[0]}' compares the first output with the first talker, but talkers have no order; "
+                f"{{name: pit, params: {{loss: {ordered[0]}}}}} does"
+            )
     return Objective(conf.loss)
 
 
@@ -114,7 +112,7 @@ class Run:
 
     conf: Config
     objective: Objective
-    network: nn.Module  # Extraction of the model, of several processes and compiled where wanted
+    network: nn.Module  # the model in OneCall, of several processes and compiled where wanted
     autocast: torch.autocast
     clock: Clock
     features: tuple[Outputs, Outputs] | None = None  # of the student and of the teacher
@@ -126,7 +124,7 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
     if conf.train.distill and state.teacher is not None and conf.train.distill.features:
         names = conf.train.distill.features
         features = Outputs(state.model, names.keys()), Outputs(state.teacher, names.values())
-    network: nn.Module = Extraction(state.model)
+    network: nn.Module = OneCall(state.model)
     if distributed.world_size() > 1:
         network = DistributedDataParallel(network)
     if conf.train.compile:
@@ -152,7 +150,7 @@ def supervised_step(state: State, run: Run, batches: list[Batch], counts: dict[s
     """The conf's losses. Returns the loss, its terms, the gradient norm, and whether the step was skipped."""
     scalars: Scalars = {}
     for batch in each(run, batches):
-        estimate = extract(run, batch)
+        estimate = estimate_of(run, batch)
         loss, shares = run.objective(estimate, batch, counts, state.step)
         run.clock.mark("forward_s")
         (loss * distributed.world_size()).backward()  # DistributedDataParallel averages what has to be summed
@@ -172,12 +170,12 @@ def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str,
     for batch in each(run, batches):
         for outputs in run.features or ():
             outputs.clear()
-        estimate = extract(run, batch)
+        estimate = estimate_of(run, batch)
         with torch.no_grad(), run.autocast:
-            condition = teacher.encode(batch["enroll"], batch["lengths"])  # type: ignore[operator]
-            soft = teacher(batch["mixture"], condition).float()
+            soft = OneCall(teacher)(*inputs(batch)).float()
         loss, shares = run.objective(estimate, batch, counts, state.step)
-        shares["soft"] = share(neg_si_sdr, estimate, soft, batch["present"], counts["present"])
+        likeness = neg_si_sdr if soft.shape[1] == 1 else pit
+        shares["soft"] = share(likeness, estimate, soft, batch["present"], counts["present"])
         loss = loss + distill.weight * shares["soft"]
         if run.features:
             maps = projections.module if projections else [nn.Identity()] * len(distill.features)
@@ -209,7 +207,7 @@ def gan_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int
     discriminator.requires_grad_(False)
     for batch in each(run, batches):
         with torch.set_grad_enabled(moves):
-            estimate = extract(run, batch)
+            estimate = estimate_of(run, batch)
             real, fake = judged(batch, estimate)
             loss, shares = run.objective(estimate, batch, counts, state.step)
             shares |= {"adversarial": estimate.new_zeros(()), "feature_matching": estimate.new_zeros(())}
@@ -276,10 +274,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def extract(run: Run, batch: Batch) -> Tensor:
-    """The estimate (B, 1, C, T), in float32."""
+def estimate_of(run: Run, batch: Batch) -> Tensor:
+    """What the network makes of a batch, (B, S, C, T), in float32."""
     with run.autocast:
-        return run.network(batch["mixture"], batch["enroll"], batch["lengths"]).float()
+        return run.network(*inputs(batch)).float()
+
+
+def inputs(batch: Batch) -> tuple[Tensor, ...]:
+    """What OneCall takes of a batch."""
+    return tuple(batch[name] for name in ("mixture", "enroll", "lengths") if name in batch)
 
 
 def update(part: Part, clip_norm: float) -> Scalars:
@@ -359,9 +362,10 @@ def find_fault(run: Run, batches: list[Batch]) -> str:
         batch = to_device(batch, device)
         ids = batch["mix_id"]
         for what in ("mixture", "enroll", "target"):
-            note(f"the {what}'s samples", batch[what], ids)
+            if what in batch:
+                note(f"the {what}'s samples", batch[what], ids)
         with run.autocast:
-            estimate = network(batch["mixture"], batch["enroll"], batch["lengths"]).float()
+            estimate = network(*inputs(batch)).float()
         note("the model's output", estimate, ids)
         for term, values in zip(run.objective.terms, run.objective.items(estimate, batch), strict=True):
             rows = rows_of(batch, term.when).tolist()

@@ -25,7 +25,9 @@ from tse_lib import distributed
 from tse_lib.config import Config, curriculum_scalars
 from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate, collate_raw, render_raw, set_up_worker
 from tse_lib.files import replace_file
+from tse_lib.losses.permutation import pit
 from tse_lib.losses.sdr import neg_si_sdr
+from tse_lib.models import OneCall
 from tse_lib.rng import seed_of
 from tse_lib.simulation.sample import Corpus
 from tse_lib.training import saving
@@ -33,7 +35,7 @@ from tse_lib.training.guards import BadFiles, NotFinite, StopSignal, note_alarms
 from tse_lib.training.log import SPLIT, Log, mean_of, say, warn
 from tse_lib.training.schedule import gan_strength
 from tse_lib.training.state import State, hash_of_file, new_state
-from tse_lib.training.steps import STEPS, Run, new_run, to_device
+from tse_lib.training.steps import STEPS, Run, inputs, new_run, to_device
 
 
 def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: torch.device) -> State:
@@ -47,6 +49,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     """
     exp, options = Path(exp), conf.train
     dev = RenderedMixtures(dev_dir, conf.sample_rate)
+    dev.refuse_other_task(conf.simulation.task, conf.simulation.num_talkers[1])
     data = DrawnMixtures(corpus, conf)
     if options.batch_size % distributed.world_size():
         raise ValueError(
@@ -175,16 +178,19 @@ def validate(
 ) -> dict[str, float]:
     """Mean SI-SDR and SI-SDRi over present targets and mean attenuation over absent ones, one mixture at a time.
 
-    The processes share the mixtures; all return the same numbers.
+    Several sources are taken in the order that is best for them, and their mean counts. The processes share the
+    mixtures; all return the same numbers.
     """
     model.eval()
     sums = torch.zeros(5, dtype=torch.float64)  # si_sdr, si_sdri, present | attenuation, absent
     for index in range(distributed.rank(), len(dev), distributed.world_size()):
         item = dev[index]
-        estimate, mixture = extract_item(model, item, device, autocast), item["mixture"][None]  # (1, T)
+        estimate, mixture = separate_item(model, item, device, autocast), item["mixture"][None]  # (S, T), (1, T)
         if item["present"]:
-            after, before = (-neg_si_sdr(wave, item["target"][None]) for wave in (estimate, mixture))
-            sums[:3] += torch.stack([after[0], (after - before)[0], torch.tensor(1.0)])
+            target = item["target"]
+            after = -pit(estimate[None], target[None])[0]
+            before = -neg_si_sdr(mixture.expand_as(target), target).mean()
+            sums[:3] += torch.stack([after, after - before, torch.tensor(1.0)])
         else:
             power = estimate.square().mean().clamp_min(1e-10)
             sums[3:] += torch.stack([10 * torch.log10(mixture.square().mean() / power), torch.tensor(1.0)])
@@ -201,18 +207,19 @@ def dev_audio(
     waves = {}
     for index in range(min(count, len(dev))):
         item = dev[index]
-        estimate = extract_item(model, item, device, autocast)[0]
-        for name, wave in (("estimate", estimate), ("mixture", item["mixture"]), ("target", item["target"])):
-            waves[f"{item['mix_id']}/{name}"] = wave
+        waves[f"{item['mix_id']}/mixture"] = item["mixture"]
+        estimates = separate_item(model, item, device, autocast)
+        for kind, several in (("estimate", estimates), ("target", item["target"])):
+            for number, wave in enumerate(several, 1):
+                waves[f"{item['mix_id']}/{kind}{number if len(several) > 1 else ''}"] = wave
     return waves
 
 
-def extract_item(model: nn.Module, item: dict[str, Any], device: torch.device, autocast: torch.autocast) -> Tensor:
-    """The estimate (1, T) of one item, on the CPU."""
-    batch = to_device(collate([item]), device)
+def separate_item(model: nn.Module, item: dict[str, Any], device: torch.device, autocast: torch.autocast) -> Tensor:
+    """The estimates (S, T) of one item, on the CPU."""
     with autocast:
-        estimate = model(batch["mixture"], model.encode(batch["enroll"], batch["lengths"]))  # type: ignore[operator]
-    return estimate.float().cpu()[0, 0]
+        estimate = OneCall(model)(*inputs(to_device(collate([item]), device)))
+    return estimate.float().cpu()[0, :, 0]
 
 
 # --------------------------------------------------------------------------------------------------------------- data
