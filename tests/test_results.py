@@ -1,5 +1,6 @@
 """Summaries, their intervals, and RESULTS.md."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -59,6 +60,9 @@ def collect(*options: str) -> dict:
 # ------------------------------------------------------------------------------------------------------------- summary
 
 
+NUMBERS = itertools.count()
+
+
 def line(value, speaker="a", present=True, **changes) -> dict:
     metrics = {"si_sdr": value, "si_sdr_mixture": 0.0, "si_sdri": value, "tp_attenuation_db": 3.0, "confused": False}
     absent = {"ta_attenuation_db": value, "false_accept": value is not None and value < 20}
@@ -66,7 +70,7 @@ def line(value, speaker="a", present=True, **changes) -> dict:
         "target_spk": speaker, "target_present": present, "num_talkers": 2, "same_gender": None, "noise": True,
         "reverberant": False, "num_enrolls": 1,
     }  # fmt: skip
-    return {"mix_id": "m", **conditions, **(metrics if present else absent), **changes}
+    return {"mix_id": f"m{next(NUMBERS)}", **conditions, **(metrics if present else absent), **changes}
 
 
 def test_mean_std_and_interval_of_known_values():

@@ -1,4 +1,4 @@
-"""tse infer: extract every target of a set of mixtures."""
+"""tse infer: extract every target of a set of mixtures, or separate them all."""
 
 import argparse
 from pathlib import Path
@@ -9,13 +9,16 @@ import tse_lib
 from tse_lib import audio
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.data.dataset import RenderedMixtures
+from tse_lib.inference.extractor import Extractor
 from tse_lib.manifest import job_share
+from tse_lib.models import num_sources_of, task_of
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse infer",
-        description="Extract every mixture of a rendered set to OUT/<mix_id>.wav (32-bit float). Only the "
+        description="Extract every mixture of a rendered set to OUT/<mix_id>.wav (32-bit float), or separate it to "
+        "OUT/source1/<mix_id>.wav and so on. Only the "
         "checkpoint's own configuration counts here.",
         epilog="example: tse infer --model exp/tse/best.pt --data data/test --out exp/tse/test/wav --job 1/4",
     )
@@ -26,10 +29,17 @@ def main(argv: list[str]) -> None:
     add_device_options(parser)
     args = parser.parse_args(argv)
 
-    extractor = tse_lib.load(args.model, device_of(args))
-    mixtures = RenderedMixtures(args.data, extractor.sample_rate)
+    model = tse_lib.load(args.model, device_of(args))
+    mixtures = RenderedMixtures(args.data, model.sample_rate)
+    mixtures.refuse_other_task(
+        task_of(model.conf.model.name), num_sources_of(model.conf.model.name, model.conf.model.params)
+    )
     share = job_share(list(range(len(mixtures))), args.job)
     for index in tqdm(share, desc="infer", unit="mix", dynamic_ncols=True):
-        item = mixtures[index]
-        estimate = extractor.extract(item["mixture"], item["enrolls"], extractor.sample_rate)
-        audio.write(Path(args.out) / f"{item['mix_id']}.wav", estimate, extractor.sample_rate)
+        item, rate = mixtures[index], model.sample_rate
+        name = f"{item['mix_id']}.wav"
+        if isinstance(model, Extractor):
+            audio.write(Path(args.out) / name, model.extract(item["mixture"], item["enrolls"], rate), rate)
+        else:
+            for number, estimate in enumerate(model.separate(item["mixture"], rate), 1):
+                audio.write(Path(args.out) / f"source{number}" / name, estimate, rate)

@@ -31,7 +31,7 @@ from tse_lib.evaluation.results import (
     read_jsonl,
     read_log,
 )
-from tse_lib.evaluation.score import find_estimate
+from tse_lib.evaluation.score import estimate_folders, find_estimate
 from tse_lib.evaluation.summary import group_names
 from tse_lib.manifest import Mixture, audio_path, read_mixtures
 from tse_lib.metrics.presence import FALSE_ACCEPT_DB
@@ -269,14 +269,18 @@ def examples_section(
 
 def example(line: dict[str, Any], mixture: Mixture, est_dir: Path, data_dir: Path, longest_s: float) -> str:
     """One target: what goes in, what comes out, what it should be."""
+    folder = estimate_folders(est_dir, mixture)[line.get("estimate", 1) - 1]
+    reference = f"source{line['source']}" if "source" in line else "target"
     paths = {
         "Mixture": audio_path(data_dir, "mixture", mixture.mix_id),
-        "Output": find_estimate(est_dir, mixture.mix_id),
-        "Target": audio_path(data_dir, "target", mixture.mix_id),
+        "Output": find_estimate(folder, mixture.mix_id),
+        "Target": audio_path(data_dir, reference, mixture.mix_id),
         "Enrolment": audio_path(data_dir, "enroll1", mixture.mix_id),
     }
     if not mixture.target_present:
         del paths["Target"]
+    if not mixture.enrolls:
+        del paths["Enrolment"]
     signals, rate = {}, min(mixture.sample_rate, PLAYER_RATE)
     for name, path in paths.items():
         signals[name] = audio.read(path, sample_rate=rate)[0][: int(longest_s * rate)].astype(np.float64)
@@ -295,8 +299,9 @@ def example(line: dict[str, Any], mixture: Mixture, est_dir: Path, data_dir: Pat
             image = charts.spectrogram_png(pictures[name], loudest)
         sound = data_uri("audio/wav", wav(signal, rate))
         panels.append(panel(name, mixture.mix_id, image, signal, rate, sound))
+    title = f"{mixture.mix_id}, source {line['source']}" if "source" in line else mixture.mix_id
     return (
-        f'<article class="example"><h5>{escape(mixture.mix_id)}</h5><p class="chips">{"".join(chips(line))}</p>'
+        f'<article class="example"><h5>{escape(title)}</h5><p class="chips">{"".join(chips(line))}</p>'
         f'<div class="panels">{"".join(panels)}</div></article>'
     )
 

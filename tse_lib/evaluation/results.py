@@ -56,28 +56,34 @@ def merge_parts(folder: Path, mixtures: Sequence[Mixture]) -> list[dict[str, Any
     parts = sorted(folder.glob("*of*.jsonl"))
     if not parts:
         raise FileNotFoundError(f"{folder}: no scores here; run the score stage")
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    found: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
     for part in parts:
         for line in read_jsonl(part):
-            mix_id = line["mix_id"]
-            if mix_id in found:
-                other = found[mix_id][0].name
-                raise ValueError(f"{part}: '{mix_id}' is scored in {other} as well; remove the stale part")
-            found[mix_id] = part, line
-    missing = [mixture.mix_id for mixture in mixtures if mixture.mix_id not in found]
+            key = line["mix_id"], line.get("source", 1)
+            if key in found:
+                other = found[key][0].name
+                raise ValueError(f"{part}: '{key[0]}' is scored in {other} as well; remove the stale part")
+            found[key] = part, line
+    wanted = [(mixture.mix_id, number) for mixture in mixtures for number in source_numbers(mixture)]
+    missing = list(dict.fromkeys(mix_id for mix_id, number in wanted if (mix_id, number) not in found))
     if missing:
         count = f"{len(missing)} of {len(mixtures)} mixtures"
         raise ValueError(f"{folder}: {count} are not scored, as '{missing[0]}'; score again")
-    if len(found) > len(mixtures):
-        odd = sorted(set(found) - {mixture.mix_id for mixture in mixtures})[0]
+    if len(found) > len(wanted):
+        odd = sorted(set(found) - set(wanted))[0][0]
         raise ValueError(f"{folder}: '{odd}' is no mixture of this set; the list has changed, score again")
-    return [found[mixture.mix_id][1] for mixture in mixtures]
+    return [found[key][1] for key in wanted]
+
+
+def source_numbers(mixture: Mixture) -> range:
+    """Of a mixture its lines of scores: one of an extraction, one a talker of a separation."""
+    return range(1, 2 if mixture.enrolls else len(mixture.talkers) + 1)
 
 
 def reference_kind(mixtures: Sequence[Mixture]) -> str:
     """What estimates are compared with: "dry" speech, or what the mixtures say of talkers heard in a room."""
     present = [mixture for mixture in mixtures if mixture.target_present]
-    kinds = {mixture.target if mixture.talkers[0].rir else "dry" for mixture in present}
+    kinds = {mixture.target if source.rir else "dry" for mixture in present for source in mixture.targets}
     if len(kinds) > 1:
         return f"partly {'reverberant' if 'reverberant' in kinds else 'early'}"
     return kinds.pop() if kinds else "none"

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from tse_lib import audio
-from tse_lib.manifest import Mixture, audio_path
+from tse_lib.manifest import Mixture, Source, audio_path
 from tse_lib.metrics import perceptual, presence
 from tse_lib.metrics.sdr import BssEval, Undefined, bss_eval, si_sdr
 
 ABOVE_DB = 1.0  # an improvement of less than this is no extraction
 DECIMALS = 6
+UNDEFINED_DB = 300.0  # below every SI-SDR: what has none is the last choice
 
 
 # -------------------------------------------------------------------------------------------------------- from arrays
@@ -125,8 +127,11 @@ def _taker(result: BssEval | Undefined, name: str) -> Callable[[], float]:
 
 def score_mixture(
     data_dir: str | Path, est_dir: str | Path, mixture: Mixture, genders: dict[str, str]
-) -> dict[str, Any]:
-    """One line of scores.jsonl: the mixture's id, its conditions and its metrics.
+) -> list[dict[str, Any]]:
+    """The lines of scores.jsonl, one a target: the mixture's id, its conditions and its metrics.
+
+    Of a separation each source is a target. Its line has two entries more: `source`, and which `estimate` is taken for
+    it, in the order of estimates that makes their mean SI-SDR best.
 
     Raises:
         FileNotFoundError, ValueError: naming the file that is missing or does not fit the mixture.
@@ -135,28 +140,63 @@ def score_mixture(
     def rendered(kind: str) -> np.ndarray:
         return read_fitting(audio_path(data_dir, kind, mixture.mix_id), mixture)
 
-    metrics = score(
-        reference=rendered("target") if mixture.target_present else None,
-        estimate=read_fitting(find_estimate(est_dir, mixture.mix_id), mixture),
-        mixture=rendered("mixture"),
-        sample_rate=mixture.sample_rate,
-        interferers=[rendered(f"interferer{number}") for number in range(1, len(mixture.interferers) + 1)],
-        noisy=mixture.noise is not None,
-    )
-    return {"mix_id": mixture.mix_id, **conditions(mixture, genders), **metrics}
+    mixed, noisy = rendered("mixture"), mixture.noise is not None
+    estimates = [
+        read_fitting(find_estimate(folder, mixture.mix_id), mixture) for folder in estimate_folders(est_dir, mixture)
+    ]
+    if mixture.enrolls:
+        others = [rendered(f"interferer{number}") for number in range(1, len(mixture.interferers) + 1)]
+        reference = rendered("target") if mixture.target_present else None
+        metrics = score(reference, estimates[0], mixed, mixture.sample_rate, others, noisy)
+        return [{"mix_id": mixture.mix_id, **conditions(mixture, genders), **metrics}]
+    references = [rendered(f"source{number}") for number in range(1, len(mixture.talkers) + 1)]
+    lines = []
+    for place, number in enumerate(best_order(references, estimates)):
+        others = references[:place] + references[place + 1 :]
+        metrics = score(references[place], estimates[number], mixed, mixture.sample_rate, others, noisy)
+        taken = {"mix_id": mixture.mix_id, "source": place + 1, "estimate": number + 1}
+        lines.append({**taken, **conditions(mixture, genders, place), **metrics})
+    return lines
 
 
-def conditions(mixture: Mixture, genders: dict[str, str]) -> dict[str, Any]:
+def estimate_folders(est_dir: str | Path, mixture: Mixture) -> list[Path]:
+    """Where the estimates of a mixture lie: in the folder itself, or of a separation in source1, source2…"""
+    if mixture.enrolls:
+        return [Path(est_dir)]
+    return [Path(est_dir) / f"source{number}" for number in range(1, len(mixture.talkers) + 1)]
+
+
+def best_order(references: Sequence[np.ndarray], estimates: Sequence[np.ndarray]) -> list[int]:
+    """Of each reference the number of its estimate, each taken once: the order of the best mean SI-SDR."""
+    values = [[_si_sdr_or_least(reference, estimate) for estimate in estimates] for reference in references]
+    return linear_sum_assignment(np.array(values), maximize=True)[1].tolist()
+
+
+def _si_sdr_or_least(reference: np.ndarray, estimate: np.ndarray) -> float:
+    try:
+        return max(si_sdr(reference, estimate), -UNDEFINED_DB)
+    except Undefined:
+        return -UNDEFINED_DB
+
+
+def conditions(mixture: Mixture, genders: dict[str, str], place: int = 0) -> dict[str, Any]:
     """What the mixture was drawn with, as far as scores are split by it.
 
     `same_gender`: "same" when at least one interferer has the wanted talker's gender, "different" when none has, None
     when there is no interferer or a gender is not known. `sir_db` has one value for each talker after the first.
+
+    Args:
+        place: of a separation, which talker is the target.
     """
+    if mixture.enrolls:
+        wanted, others = mixture.enrolls[0], mixture.interferers
+    else:
+        wanted, others = mixture.talkers[place], mixture.talkers[:place] + mixture.talkers[place + 1 :]
     return {
-        "target_spk": mixture.target_spk,
+        "target_spk": wanted.spk_id,
         "target_present": mixture.target_present,
         "num_talkers": len(mixture.talkers),
-        "same_gender": _same_gender(mixture, genders),
+        "same_gender": _same_gender(wanted, others, genders),
         "sir_db": [talker.level_db for talker in mixture.talkers[1:]],
         "noise": mixture.noise is not None,
         "snr_db": mixture.noise.level_db if mixture.noise else None,
@@ -166,13 +206,11 @@ def conditions(mixture: Mixture, genders: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _same_gender(mixture: Mixture, genders: dict[str, str]) -> str | None:
-    wanted, *others = (
-        source.gender or genders.get(source.spk_id, "") for source in (mixture.enrolls[0], *mixture.interferers)
-    )
-    if not others or not all((wanted, *others)):
+def _same_gender(wanted: Source, others: Sequence[Source], genders: dict[str, str]) -> str | None:
+    own, *theirs = (source.gender or genders.get(source.spk_id, "") for source in (wanted, *others))
+    if not theirs or not all((own, *theirs)):
         return None
-    return "same" if wanted in others else "different"
+    return "same" if own in theirs else "different"
 
 
 def find_estimate(est_dir: str | Path, mix_id: str) -> Path:
@@ -198,10 +236,11 @@ def require_estimates(est_dir: str | Path, mixtures: Iterable[Mixture]) -> None:
     """
     missing = []
     for mixture in mixtures:
-        try:
-            find_estimate(est_dir, mixture.mix_id)
-        except FileNotFoundError as error:
-            missing.append(str(error))
+        for folder in estimate_folders(est_dir, mixture):
+            try:
+                find_estimate(folder, mixture.mix_id)
+            except FileNotFoundError as error:
+                missing.append(str(error))
     if missing:
         others = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
         raise FileNotFoundError(missing[0] + others)

@@ -71,7 +71,8 @@ def group_names(line: dict[str, Any]) -> list[str]:
     def yes(value: bool) -> str:
         return "yes" if value else "no"
 
-    names = [f"num_talkers={line['num_talkers']}", f"num_enrolls={line['num_enrolls']}"]
+    names = [f"num_talkers={line['num_talkers']}"]
+    names += [f"num_enrolls={line['num_enrolls']}"] if line["num_enrolls"] else []
     names += [f"noise={yes(line['noise'])}", f"reverberant={yes(line['reverberant'])}"]
     return names + ([f"gender={line['same_gender']}"] if line["same_gender"] else [])
 
@@ -85,13 +86,10 @@ def statistics(lines: Sequence[dict[str, Any]], name: str) -> dict[str, dict[str
     values = np.array([[_number(line.get(metric)) for metric in metrics] for line in lines], np.float64)  # (n, M)
     counts = np.isfinite(values)
     sums = np.where(counts, values, 0.0)
-    over_mixtures = bootstrap_interval(sums, counts, rng(0, "bootstrap", name, "mixtures"))
-    speakers = sorted({line["target_spk"] for line in lines})
-    place = {speaker: index for index, speaker in enumerate(speakers)}
-    of_speaker = np.array([place[line["target_spk"]] for line in lines])
-    speaker_sums, speaker_counts = np.zeros((2, len(speakers), len(metrics)))
-    np.add.at(speaker_sums, of_speaker, sums)
-    np.add.at(speaker_counts, of_speaker, counts)
+    over_mixtures = bootstrap_interval(
+        *together([line["mix_id"] for line in lines], sums, counts), rng(0, "bootstrap", name, "mixtures")
+    )
+    speaker_sums, speaker_counts = together([line["target_spk"] for line in lines], sums, counts)
     over_speakers = bootstrap_interval(speaker_sums, speaker_counts, rng(0, "bootstrap", name, "speakers"))
     result: dict[str, dict[str, Any]] = {}
     for column, metric in enumerate(metrics):
@@ -106,6 +104,15 @@ def statistics(lines: Sequence[dict[str, Any]], name: str) -> dict[str, dict[str
             entry["ci95_speakers"] = [_round(limit) for limit in over_speakers[:, column]]
         result[RATES.get(metric, metric)] = entry
     return result
+
+
+def together(names: Sequence[str], sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (lines, metrics) of one name summed: (units, metrics). The sources of a mixture are drawn as a whole."""
+    units, of_unit = np.unique(names, return_inverse=True)
+    unit_sums, unit_counts = np.zeros((2, len(units), sums.shape[1]))
+    np.add.at(unit_sums, of_unit, sums)
+    np.add.at(unit_counts, of_unit, counts)
+    return unit_sums, unit_counts
 
 
 def bootstrap_interval(sums: np.ndarray, counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
