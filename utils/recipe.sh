@@ -42,6 +42,8 @@ cmd=               # how to start commands, instead of cmd.sh's choice: "utils/r
 list_stages=false  # show the stages and end
 dry_run=false      # show what would run and end, without writing anything
 force=false        # run stages even if they are up to date
+overrides=         # values that replace those of conf in training: "train.max_steps=2000 seed=1"
+tag=               # a suffix of the experiment's name, to keep it apart from conf's own: exp/<conf>_<tag>
 lock=true          # false: allow two runs here at once, for two experiments on data that is ready
 ## end
 

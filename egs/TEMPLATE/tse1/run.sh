@@ -10,12 +10,12 @@ noise=             # folder of noise, at least 3 files
 nproc=auto         # training processes: auto takes every GPU, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
-. ../../../utils/extraction_stages.sh
+. ../../../utils/mixture_stages.sh
 drawn=(dev test noise_dev noise_test) train_noise=(noise_train)
 
 stage 1 prepare_speech --in "${corpus:-corpus}" --out data/train data/dev data/test -- \
   tse prepare folder --root "$corpus" --out data
 stage 1 prepare_noise --in "${noise:-noise}" --out data/noise_train data/noise_dev data/noise_test -- \
   tse prepare folder --root "$noise" --kind noise --prefix noise_ --out data
-extraction_stages "./run.sh egs/TEMPLATE/tse1 --corpus CORPUS --noise NOISE"
+mixture_stages "./run.sh egs/TEMPLATE/tse1 --corpus CORPUS --noise NOISE"
 end_stages

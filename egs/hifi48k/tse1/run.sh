@@ -11,7 +11,7 @@ nproc=auto        # training processes: auto takes every GPU, or the CPU cores
 finetune=         # stage 4: confs that start from its best, as "conf/v2_gan.yaml conf/v2_student.yaml"
 ## end
 . ../../../utils/parse_options.sh
-. ../../../utils/extraction_stages.sh
+. ../../../utils/mixture_stages.sh
 speech=(dns_speech ears vctk) noise=(wham_noise demand dns_noise) rooms=(slr26 slr28)
 declare -A options=(
   [wham_noise]='--high_res' [demand]='--sample_rate 48000' [slr26]='--sample_rate 48000' [slr28]='--parts real'
@@ -33,5 +33,5 @@ for name in "${speech[@]}" "${noise[@]}" "${rooms[@]}"; do
   stage 1 "prepare_$name" --in "$corpora/$name" --out "data/${name}_train" "data/${name}_dev" "data/${name}_test" -- \
     tse prepare "$name" --root "$corpora/$name" --prefix "${name}_" --out data --skip_bad ${options[$name]-}
 done
-extraction_stages "./run.sh egs/hifi48k/tse1 --corpora CORPORA"
+mixture_stages "./run.sh egs/hifi48k/tse1 --corpora CORPORA"
 end_stages

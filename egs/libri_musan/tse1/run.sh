@@ -10,7 +10,7 @@ subsets='train-clean-100 train-clean-360 dev-clean test-clean' # of LibriSpeech
 nproc=auto              # training processes: auto takes every GPU, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
-. ../../../utils/extraction_stages.sh
+. ../../../utils/mixture_stages.sh
 drawn=(dev test noise_dev noise_test) train_noise=(noise_train) packed=(train noise_train)
 
 # shellcheck disable=SC2086
@@ -21,5 +21,5 @@ stage 1 prepare_speech --in "$corpora/LibriSpeech" --out data/train data/dev dat
   tse prepare librispeech --root "$corpora" --parts $subsets --out data
 stage 1 prepare_noise --in "$corpora/musan" --out data/noise_train data/noise_dev data/noise_test -- \
   tse prepare musan --root "$corpora/musan" --out data
-extraction_stages "./run.sh egs/libri_musan/tse1 --corpora CORPORA"
+mixture_stages "./run.sh egs/libri_musan/tse1 --corpora CORPORA"
 end_stages

@@ -11,7 +11,7 @@ rirs=              # folder of room responses (default: rir beside the corpus)
 nproc=auto         # training processes: auto takes every GPU, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
-. ../../../utils/extraction_stages.sh
+. ../../../utils/mixture_stages.sh
 drawn=(dev test noise_dev rir_dev rir_test) train_noise=(noise_train) train_rirs=(rir_train)
 noise=${noise:-${corpus%/}/../noise}
 rirs=${rirs:-${corpus%/}/../rir}
@@ -22,5 +22,5 @@ stage 1 prepare_noise --in "$noise" --out data/noise_train data/noise_dev -- \
   tse prepare folder --root "$noise" --kind noise --prefix noise_ --out data
 stage 1 prepare_rirs --in "$rirs" --out data/rir_train data/rir_dev data/rir_test -- \
   tse prepare folder --root "$rirs" --kind rir --prefix rir_ --ignore_split --split 0.6 0.2 0.2 --where "kind=room*" --out data
-extraction_stages "./run.sh egs/librispeech_mini/tse1 --corpus CORPUS"
+mixture_stages "./run.sh egs/librispeech_mini/tse1 --corpus CORPUS"
 end_stages

@@ -10,11 +10,11 @@ finetune=          # stage 4: confs that start from its best, as "conf/gan.yaml 
 seed=0             # of the talkers
 ## end
 . ../../../utils/parse_options.sh
-. ../../../utils/extraction_stages.sh
+. ../../../utils/mixture_stages.sh
 drawn=(dev test noise_dev noise_test) train_noise=(noise_train)
 read -ra finetunes <<<"$finetune"
 
 stage 1 prepare --out data/train data/dev data/test data/noise_train -- \
   tse prepare mini --out data --sample_rate 8000 --seed "$seed"
-extraction_stages "./run.sh egs/mini/tse1"
+mixture_stages "./run.sh egs/mini/tse1"
 end_stages

@@ -1,21 +1,23 @@
 # shellcheck shell=bash disable=SC2154
-# Stages 2 to 6 of every target speaker extraction recipe: a run.sh prepares its corpus in stage 1, then calls
+# Stages 2 to 6 of every recipe that draws its mixtures: a run.sh prepares its corpus in stage 1, then calls
 #
-#   extraction_stages "<how to run this recipe>"
+#   mixture_stages "<how to run this recipe>"
 #
 # It reads the recipe's options conf and nproc, and these names (sets lie in data/), which a recipe may change before
 # (one name or several):
 sets=conf/sets.yaml          # the fixed mixtures
 dev=dev                      # the set that chooses the checkpoint
 tests=(test)                 # the sets that are scored
+rendered=()                  # the sets that are drawn and rendered, if there are more than these
 drawn=(dev test)             # what the fixed mixtures are drawn from: speech, noise, rooms
 train=(train)                # what training draws from: speech,
 train_noise=() train_rirs=() # noise and rooms
 packed=()                    # sets that are packed first: a large corpus is read faster so
 finetunes=()                 # confs of stage 4 that start from the best of conf's experiment: a GAN, a student
 
-extraction_stages() {
+mixture_stages() {
   local command=$1 set one all=("data/$dev" "${tests[@]/#/data/}") tables=()
+  if [ "${#rendered[@]}" -gt 0 ]; then all=("${rendered[@]/#/data/}"); fi
   for set in "${packed[@]}"; do
     stage 1 "pack_$set" --in "data/$set/wav.scp" "data/$set/utt2num_samples" --out "data/$set/packed" -- \
       tse pack "data/$set" --nj "$nj"
@@ -31,18 +33,19 @@ extraction_stages() {
   for one in "$conf" "${finetunes[@]}"; do score_stages "$one" "$command"; done
 }
 
-experiment() { basename "$1" .yaml; }
+experiment() { echo "$(basename "$1" .yaml)${tag:+_$tag}"; }
 
 # How the stages of an experiment are called: those of conf by their set alone.
 of_experiment() { if [ "$1" = "$conf" ]; then echo "$2"; else echo "$(experiment "$1")_$2"; fi; }
 
 train_stage() { # NUMBER NAME CONF [CHECKPOINT that it starts from]
-  local exp
+  local exp one values=()
+  if [ "$3" = "$conf" ]; then for one in $overrides; do values+=(--set "$one"); done; fi
   exp=exp/$(experiment "$3")
   stage "$1" "$2" --in "$3" "${@:4}" "${train[@]/#/data/}" "${train_noise[@]/#/data/}" "${train_rirs[@]/#/data/}" \
     "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \
     tse train --conf "$3" --data data --train "${train[@]}" ${train_noise:+--noise "${train_noise[@]}"} \
-    ${train_rirs:+--rirs "${train_rirs[@]}"} --dev "$dev" --exp "$exp" --nproc "$nproc"
+    ${train_rirs:+--rirs "${train_rirs[@]}"} --dev "$dev" --exp "$exp" --nproc "$nproc" "${values[@]}"
 }
 
 infer_stages() { # CONF
@@ -65,5 +68,5 @@ score_stages() { # CONF COMMAND
     parts+=("$exp/$set/scores.part") summaries+=("$exp/$set/summary.json")
   done
   stage 6 "$(of_experiment "$1" results)" --in "${parts[@]}" "$1" --out RESULTS.md "${summaries[@]}" "$exp/report" \
-    --log "$exp/log" -- tse results --exp "$exp" --sets "${tests[@]}" --conf "$1" --command "$2 --conf $conf${finetunes[*]:+ --finetune \"${finetunes[*]}\"}"
+    --log "$exp/log" -- tse results --exp "$exp" --sets "${tests[@]}" --conf "$1" --command "$2 --conf $conf${finetunes[*]:+ --finetune \"${finetunes[*]}\"}${overrides:+ --overrides \"$overrides\"}${tag:+ --tag $tag}"
 }
