@@ -91,7 +91,9 @@ def test_learned_weights_reach_the_losses():
         ),
     )
     parts = [losses[:1], losses[1:]]  # batches of one optimizer step: the regulariser counts once
-    total = sum((module.weights()[k : k + 1] * part).sum() for k, part in enumerate(parts)) + module.regulariser()
+    total = (
+        sum((module.weights()[k : k + 1] * part).sum() for k, part in enumerate(parts)) + module.regularisers().sum()
+    )
     torch.testing.assert_close(total, module(losses))
 
 

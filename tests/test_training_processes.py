@@ -36,8 +36,10 @@ def train(*arguments):
     subprocess.run(command(*arguments), env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
 
 
-def write_conf(path, **train):
+def write_conf(path, losses=(), **train):
+    """The tiny conf with more losses, and with other values in its section `train`."""
     wanted = tiny.values()
+    wanted["loss"] += losses
     wanted["train"].update(train)
     path.write_text(yaml.safe_dump(wanted))
     return path
@@ -164,10 +166,11 @@ def test_processes_and_accumulation_change_nothing_but_rounding(tmp_path, corpus
     sections = {"supervised": {}, "gan": {"gan": {**GAN, "discriminator_only_steps": 4, "ramp_steps": 4}}}
     sections["distill"] = {"distill": {"teacher": str(tiny.make_checkpoint(tmp_path / "teacher.pt")), "weight": 0.5}}
     sections["distill"]["distill"] |= {"features": {"gridnet": "gridnet"}, "feature_weight": 1.0}
+    more = [{"name": "l1", "weight": "learned"}] if step == "supervised" else []
     logs, states = {}, {}
     for nproc, size, accumulate in ((1, 2, 4), (2, 4, 2), (4, 8, 1)):
         values = {"max_steps": 20, "batch_size": size, "accumulate": accumulate, "valid_every": 20, "step": step}
-        conf = write_conf(tmp_path / f"{nproc}.yaml", **values, **sections[step])
+        conf = write_conf(tmp_path / f"{nproc}.yaml", more, **values, **sections[step])
         train(tmp_path / f"exp{nproc}", corpus_dir, conf, nproc)
         logs[nproc] = lines_of(tmp_path / f"exp{nproc}" / "log" / "train.jsonl")
         states[nproc] = checkpoint.load(tmp_path / f"exp{nproc}" / "last.pt")

@@ -173,24 +173,28 @@ class Choice(Section):
 class LossTerm(Section):
     """A loss from `tse_lib.losses.LOSSES`, averaged over the targets that are present (or absent).
 
-    The weight may be a schedule over optimizer steps, `weight: {0: 1.0, 5000: 0.1}`, as values of `simulation` may.
+    The weight may be a schedule over optimizer steps, `weight: {0: 1.0, 5000: 0.1}`, as values of `simulation` may, or
+    the word `learned`: it is trained with the model (`tse_lib.losses.weights.UncertaintyWeights`) and begins at 1/2.
     """
 
     name: str
-    weight: float = Field(ge=0, allow_inf_nan=False, description="at step 0, where there is a schedule")
+    weight: float = Field(ge=0, allow_inf_nan=False, description="at step 0, where it does not stay")
     schedule: dict[int, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         {}, description="the weight where it was given as a schedule"
     )
+    learned: bool = Field(False, description="whether the weight was given as `learned`")
     when: Literal["present", "absent"] = "present"
     params: dict[str, Any] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _take_schedule(cls, values: Any) -> Any:
-        """Move a schedule out of `weight` and leave its value at step 0 there."""
+        """Move a schedule, or the word `learned`, out of `weight` and leave its value at step 0 there."""
         if not isinstance(values, dict):
             return values
         weight, knots = values.get("weight"), values.get("schedule")
+        if weight == "learned":
+            return {**values, "learned": True, "weight": 0.5}
         if isinstance(weight, dict):
             weight, knots = None, weight
         if not isinstance(knots, dict) or not knots:
@@ -207,6 +211,8 @@ class LossTerm(Section):
     def _counts(self) -> "LossTerm":
         if not any(self.schedule.values() or [self.weight]):
             raise ValueError(f"weight: above 0, at some step at least; to do without '{self.name}', remove it")
+        if self.learned and (self.weight != 0.5 or self.schedule):
+            raise ValueError(f"weight: 'learned', a number or a schedule; for '{self.name}' there are two of them")
         return self
 
 
@@ -344,6 +350,21 @@ class Config(Section):
         if self.train.step == "gan" and self.simulation.task == "separate":
             raise ValueError(
                 "train.step: gan is for extractions; a separation (num_enrolls: 0) has no one target to judge"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_one_kind(self) -> "Config":
+        learned = [term.name for term in self.loss if term.learned]
+        scheduled = [term.name for term in self.loss if term.schedule]
+        if learned and scheduled:
+            raise ValueError(
+                f"loss: the weight of '{learned[0]}' is learned, that of '{scheduled[0]}' scheduled, and would pull "
+                "against the schedule; fix one of the two"
+            )
+        if len(set(learned)) < len(learned):
+            raise ValueError(
+                f"loss: '{max(learned, key=learned.count)}' is there twice; of which is the weight logged?"
             )
         return self
 

@@ -36,15 +36,16 @@ class UncertaintyWeights(nn.Module):
         if wrong:
             raise ValueError(f"loss: the weight of '{wrong[0]}' cannot be learned, it is not always above 0; fix it")
         self.log_variances = nn.Parameter(torch.zeros(len(names)))
+        self.log_variances._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, losses: Tensor) -> Tensor:
         """(K,) losses -> their weighted sum with the regulariser."""
-        return (self.weights() * losses).sum() + self.regulariser()
+        return (self.weights() * losses + self.regularisers()).sum()
 
     def weights(self) -> Tensor:
         """(K,) weights, for losses that are summed over several batches of an optimizer step."""
         return 0.5 * torch.exp(-self.log_variances)
 
-    def regulariser(self) -> Tensor:
-        """The price of low weights: once an optimizer step, not once a batch."""
-        return 0.5 * self.log_variances.sum()
+    def regularisers(self) -> Tensor:
+        """(K,) prices of low weights: once an optimizer step that has items for the loss, not once a batch."""
+        return 0.5 * self.log_variances

@@ -31,6 +31,8 @@ class Mamba(nn.Module):
         with torch.no_grad():  # so that softplus(bias) is a step size between 0.001 and 0.1, log-uniform
             step = torch.empty(inner).uniform_(math.log(0.001), math.log(0.1)).exp().clamp_min(1e-4)
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        for parameter in (self.A_log, self.D, self.dt_proj.bias):  # rates and a gain: 0 means nothing for them
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, -1)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
 from tse_lib.config import Config, Deployed, build
+from tse_lib.losses.weights import UncertaintyWeights
 from tse_lib.models import OneCall, build_model, num_sources_of
 from tse_lib.models.discriminators import build_discriminator
 from tse_lib.rng import seed_of
@@ -33,7 +34,7 @@ class Part:
 class State:
     """Everything that changes while training; `to_checkpoint` holds all of it."""
 
-    parts: dict[str, Part]  # "model", and "discriminator" or "projections" where the step trains them
+    parts: dict[str, Part]  # "model", and "weights", "discriminator" or "projections" where they are trained
     ema: AveragedModel
     teacher: nn.Module | None = None  # frozen, not in the checkpoint
     step: int = 0
@@ -100,6 +101,9 @@ def new_state(conf: Config, device: torch.device) -> State:
     model.to(device)
     begin = train.gan.discriminator_only_steps if train.gan else 0  # the model stays as it is until then
     parts = {"model": new_part(model, train, train.max_steps, begin)}
+    learned = [term.name for term in conf.loss if term.learned]
+    if learned:
+        parts["weights"] = new_part(UncertaintyWeights(learned).to(device), train, train.max_steps, begin)
     ema = new_ema(model, train.ema_decay, mature=train.init_from is not None)
     if train.gan:
         seed_init(conf, "init", "discriminator")
@@ -123,12 +127,19 @@ def seed_init(conf: Config, *names: str) -> None:
 def new_part(module: nn.Module, options: Any, max_steps: int, begin: int = 0) -> Part:
     """`module` with an AdamW; its learning rate warms up from step `begin` on and ends at `max_steps`.
 
+    Parameters with the mark `_no_weight_decay` (mamba_ssm's convention) are not drawn towards 0.
+
     Args:
         options: a section of the conf with lr, min_lr, warmup_steps, weight_decay and betas.
     """
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, foreach=True
-    )
+    decayed = [one for one in module.parameters() if not getattr(one, "_no_weight_decay", False)]
+    others = [one for one in module.parameters() if getattr(one, "_no_weight_decay", False)]
+    groups: list[dict[str, Any]] = [
+        {"params": ones, "weight_decay": decay}
+        for ones, decay in ((decayed, options.weight_decay), (others, 0.0))
+        if ones
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, foreach=True)
     floor = options.min_lr / options.lr
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_scale(step - begin, options.warmup_steps, max_steps - begin, floor)

@@ -23,7 +23,7 @@ from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_
 from tse_lib.losses.distillation import feature_distance
 from tse_lib.losses.permutation import pit
 from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.losses.weights import weights_at
+from tse_lib.losses.weights import UncertaintyWeights, weights_at
 from tse_lib.models import OneCall
 from tse_lib.models.discriminators import renew_spectral_norms
 from tse_lib.training.schedule import gan_strength
@@ -34,20 +34,24 @@ Batch = dict[str, Any]
 
 
 class Objective:
-    """The weighted sum of the conf's losses."""
+    """The weighted sum of the conf's losses. `learned` has the weights of those terms that are `learned`."""
 
-    def __init__(self, terms: list[LossTerm]):
-        self.terms = terms
+    def __init__(self, terms: list[LossTerm], learned: UncertaintyWeights | None = None):
+        self.terms, self.learned = terms, learned
         self.losses = [build_loss(term.name, term.when, term.params) for term in terms]
 
     def __call__(self, estimate: Tensor, batch: Batch, counts: dict[str, int], step: int) -> tuple[Tensor, Scalars]:
         """estimate (B, S, C, T) float32 -> the loss to go back from, and each term's share of its mean."""
         total, shares = estimate.sum() * 0.0, Scalars()
+        learned = iter(zip(self.learned.weights(), self.learned.regularisers(), strict=True)) if self.learned else None
         for term, weight, values in zip(
             self.terms, weights_at(self.terms, step), self.items(estimate, batch), strict=True
         ):
             value = values.sum() / max(1, counts[term.when])
-            if weight:
+            if learned and term.learned:
+                own, price = next(learned)
+                total = total + own * value + price * (len(values) / max(1, counts[term.when]))
+            elif weight:
                 total = total + weight * value
             add(shares, {term.name: value.detach()})
         return total, shares
@@ -64,7 +68,7 @@ def rows_of(batch: Batch, when: str) -> Tensor:
     return batch["present"] if when == "present" else ~batch["present"]
 
 
-def build_objective(conf: Config) -> Objective:
+def build_objective(conf: Config, learned: UncertaintyWeights | None = None) -> Objective:
     ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
     if not ever_absent and any(term.when == "absent" for term in conf.loss):
         raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
@@ -75,7 +79,7 @@ def build_objective(conf: Config) -> Objective:
                 f"loss: '{ordered[0]}' compares the first output with the first talker, but talkers have no order; "
                 f"{{name: pit, params: {{loss: {ordered[0]}}}}} does"
             )
-    return Objective(conf.loss)
+    return Objective(conf.loss, learned)
 
 
 class Clock:
@@ -131,7 +135,8 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
         network.compile()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.train.tf32
     autocast = autocast_for(device, conf.train.bf16)
-    return Run(conf, build_objective(conf), network, autocast, Clock(device), features)
+    learned: Any = state.parts["weights"].module if "weights" in state.parts else None
+    return Run(conf, build_objective(conf, learned), network, autocast, Clock(device), features)
 
 
 def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
@@ -156,7 +161,7 @@ def supervised_step(state: State, run: Run, batches: list[Batch], counts: dict[s
         (loss * distributed.world_size()).backward()  # DistributedDataParallel averages what has to be summed
         run.clock.mark("backward_s")
         add(scalars, {"loss": loss.detach(), **shares})
-    return {**scalars, **update(state.parts["model"], run.conf.train.clip_norm)}
+    return {**scalars, **update_model(state, run.conf.train.clip_norm)}
 
 
 def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
@@ -188,7 +193,7 @@ def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str,
     if projections:
         distributed.average_gradients(projections.module)
         scalars |= prefixed("projections", update(projections, run.conf.train.clip_norm))
-    return together(scalars, update(state.parts["model"], run.conf.train.clip_norm))
+    return together(scalars, update_model(state, run.conf.train.clip_norm))
 
 
 def gan_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
@@ -227,7 +232,7 @@ def gan_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int
         shares["level_db"] = level_db(fake.detach(), real).sum() / max(1, counts["present"])
         add(scalars, {"loss": loss.detach(), **{name: value.detach() for name, value in shares.items()}})
         pairs.append((real, fake.detach()))
-    updated = update(state.parts["model"], run.conf.train.clip_norm)
+    updated = update_model(state, run.conf.train.clip_norm)
     run.clock.mark("optimizer_s")
 
     discriminator.requires_grad_(True)
@@ -283,6 +288,16 @@ def estimate_of(run: Run, batch: Batch) -> Tensor:
 def inputs(batch: Batch) -> tuple[Tensor, ...]:
     """What OneCall takes of a batch."""
     return tuple(batch[name] for name in ("mixture", "enroll", "lengths") if name in batch)
+
+
+def update_model(state: State, clip_norm: float) -> Scalars:
+    """Update the model, and the weights of the losses where they are learned."""
+    updated = update(state.parts["model"], clip_norm)
+    if "weights" not in state.parts:
+        return updated
+    weights = state.parts["weights"]
+    distributed.average_gradients(weights.module)
+    return together(prefixed("weights", update(weights, clip_norm)), updated)
 
 
 def update(part: Part, clip_norm: float) -> Scalars:

@@ -146,6 +146,10 @@ def report(state: State, run: Run, rates: dict[str, float], log: Log | None, exp
     seconds = run.clock.means()
     numbers = mean_of(state.interval) | rates | {name: round(seconds.get(name, 0.0), 5) for name in SPLIT}
     state.interval = []
+    if run.objective.learned:
+        names = [term.name for term in run.conf.loss if term.learned]
+        weights = run.objective.learned.weights().tolist()
+        numbers |= {f"weight_{name}": round(weight, 6) for name, weight in zip(names, weights, strict=True)}
     if log:
         numbers["seconds"] = round(state.seconds, 1)
         log.train(state.step, run.conf.train.max_steps, numbers, curriculum_scalars(run.conf, state.step - 1))
