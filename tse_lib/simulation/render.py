@@ -75,6 +75,7 @@ def render_batch(mixtures: Sequence[Mixture], waveforms: Sequence[Waveforms]) ->
     gains = _gains(energies, active[:, None], reference[:, None], ratios_db)
     gains[:, 0] = 1.0
     images *= gains[..., None]
+    targets *= gains[:, : targets.shape[1], None]
     mixed = images.sum(1)  # (B, T)
     if noises is not None:
         snr_db = images.new_tensor([mixture.noise.level_db if mixture.noise else 0.0 for mixture in mixtures])
