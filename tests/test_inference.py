@@ -10,63 +10,9 @@ import tse_lib
 from tests import tiny
 from tse_lib import audio, checkpoint
 from tse_lib.config import Inference
-from tse_lib.dsp.overlap_add import chunk_starts, cross_fade, overlap_add
 from tse_lib.export.pack import pack
-from tse_lib.inference.extractor import infer
+from tse_lib.inference.chunked import infer
 from tse_lib.training.state import new_state
-
-CHUNK = 100
-
-
-# ---------------------------------------------------------------------------------------- overlap-add
-
-
-@pytest.mark.parametrize("overlap_count", [1, 2, 4])
-@pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 270, 1000])
-def test_chunks_of_an_identity_are_the_input(size, overlap_count):
-    x = torch.randn(2, size, generator=torch.manual_seed(0))
-    sizes = []
-
-    def process(chunks):
-        sizes.append(chunks.shape[-1])
-        return torch.stack([chunks, -chunks], 1)  # (B, 2, C, T)
-
-    y = overlap_add(process, x, CHUNK, overlap_count, 3)
-    torch.testing.assert_close(y, torch.stack([x, -x]), rtol=1e-5, atol=1e-6)
-    assert set(sizes) == {min(size, CHUNK)}
-
-
-@pytest.mark.parametrize("overlap_count", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [101, 199, 200, 201, 333])
-def test_every_sample_lies_in_as_many_chunks_as_asked(size, overlap_count):
-    hop = CHUNK // overlap_count
-    starts = chunk_starts(size, CHUNK, hop)
-    assert starts == sorted(set(starts)) and starts[-1] == size - CHUNK
-    covered = np.zeros(size, int)
-    for start in starts:
-        covered[start : start + CHUNK] += 1
-    inner = covered[CHUNK - hop : size - CHUNK + hop]
-    assert covered.min() >= 1 and inner.min(initial=overlap_count) >= overlap_count
-
-
-def test_the_batch_of_chunks_changes_nothing():
-    x = torch.randn(1, 777, generator=torch.manual_seed(0))
-    results = [overlap_add(lambda chunks: chunks[:, None].cumsum(-1), x, CHUNK, 2, size) for size in (1, 2, 5, 100)]
-    for other in results[1:]:
-        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
-
-
-def test_the_fade_is_smooth_and_never_zero():
-    window = cross_fade(CHUNK)
-    assert (window > 0).all() and torch.allclose(window, window.flip(0)) and window[0] < 0.01
-    half = CHUNK // 2
-    assert (window[:half] + window[half:]).sub(1).abs().max() < 0.05
-
-
-@pytest.mark.parametrize(("chunk", "overlap_count", "batch_size"), [(0, 1, 1), (10, 0, 1), (10, 11, 1), (10, 1, 0)])
-def test_sizes_that_cannot_be(chunk, overlap_count, batch_size):
-    with pytest.raises(ValueError, match="all must be above 0"):
-        overlap_add(lambda chunks: chunks[:, None], torch.zeros(1, 50), chunk, overlap_count, batch_size)
 
 
 def test_infer_chunks_with_one_condition():
@@ -75,8 +21,8 @@ def test_infer_chunks_with_one_condition():
     with torch.no_grad():
         condition = model.encode(torch.randn(1, 1, 500, generator=torch.manual_seed(1)))
         whole = model(mixture[None], condition)[0]
-    chunked = [infer(model, mixture, condition, 0.05, 2, size) for size in (1, 3)]
-    torch.testing.assert_close(infer(model, mixture, condition, 1.0, 2, 1), whole)
+    chunked = [infer(model, mixture, condition, Inference(chunk_s=0.05, batch_size=size), 8000) for size in (1, 3)]
+    torch.testing.assert_close(infer(model, mixture, condition, Inference(chunk_s=1.0), 8000), whole)
     torch.testing.assert_close(chunked[0], chunked[1], rtol=1e-4, atol=1e-5)
     assert chunked[0].shape == (1, 2, 1500)
     assert not torch.allclose(chunked[0], whole, atol=1e-4)  # it was really cut
@@ -226,10 +172,3 @@ def test_checkpoints_that_do_not_fit(tmp_path, change, told):
 def test_a_missing_model():
     with pytest.raises(FileNotFoundError, match="nowhere/best.pt: no such checkpoint"):
         tse_lib.load("nowhere/best.pt")
-
-
-def test_cross_fade_has_no_zero_even_for_a_minute_at_48_khz():
-    window = cross_fade(48000 * 60)
-    assert (window > 0).all()
-    exact = cross_fade(48000 * 60, torch.float64).float()
-    torch.testing.assert_close(window[:100000], exact[:100000], rtol=1e-4, atol=0)

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def load(path, device="cpu"):
-    """A trained model ready to extract: see `tse_lib.inference.extractor.load`."""
-    from tse_lib.inference.extractor import load as load_extractor  # torch is imported only when asked for
+    """A trained model ready to extract or to separate: see `tse_lib.inference.loading.load`."""
+    from tse_lib.inference.loading import load as load_model  # torch is imported only when asked for
 
-    return load_extractor(path, device)
+    return load_model(path, device)

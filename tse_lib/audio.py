@@ -12,7 +12,7 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +142,24 @@ def resample(audio: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
         return soxr.resample(audio, from_rate, to_rate, quality="HQ").astype(np.float32, copy=False)
     channels = soxr.resample(np.ascontiguousarray(audio.T), from_rate, to_rate, quality="HQ")
     return np.ascontiguousarray(channels.T, dtype=np.float32)
+
+
+def resample_blocks(blocks: Iterable[np.ndarray], from_rate: float, to_rate: float) -> Iterator[np.ndarray]:
+    """`resample` of a signal that comes in blocks `(C, n)`: the same samples in other blocks, but one at least."""
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    stream, count = None, 0
+    for block in blocks:
+        if stream is None:
+            num_channels = len(block)
+            stream = soxr.ResampleStream(from_rate, to_rate, num_channels, dtype="float32", quality="HQ")
+        part = stream.resample_chunk(np.ascontiguousarray(block.T, dtype=np.float32)).T
+        count += part.shape[1]
+        yield part
+    if stream is not None:
+        part = stream.resample_chunk(np.empty((0, num_channels), np.float32), last=True).T
+        yield part if count + part.shape[1] else np.zeros((num_channels, 1), np.float32)
 
 
 def refuse_silence(audio: np.ndarray, name: str | Path) -> None:

@@ -305,6 +305,13 @@ class Inference(Section):
     chunk_s: float = Field(30.0, gt=0, description="longer mixtures are cut into overlapping chunks of this length")
     overlap_count: int = Field(2, ge=1, description="how many chunks cover a sample")
     batch_size: int = Field(1, gt=0)
+    window: Literal["hann", "flat"] = Field("hann", description="chunks are cross-faded, or their plain mean is taken")
+    # of separators
+    stitch: bool = Field(True, description="sources come in any order, chunk by chunk; false: always in the same")
+    level: Literal["mixture", "model"] = Field(
+        "mixture", description="sources are scaled so that their sum fits the mixture; model: they come scaled"
+    )
+    source_names: Names = Field((), description="of the sources in the model's order, for file names; none: numbers")
 
 
 class Deployed(Section):

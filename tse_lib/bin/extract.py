@@ -10,6 +10,7 @@ import tse_lib
 from tse_lib import audio
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import Inference
+from tse_lib.inference.extractor import Extractor
 
 
 def main(argv: list[str]) -> None:
@@ -35,6 +36,8 @@ def main(argv: list[str]) -> None:
     warnings.simplefilter("always")
     mixture, sample_rate = audio.read(args.mixture, mono=False)
     extractor = tse_lib.load(args.model, device_of(args))
+    if not isinstance(extractor, Extractor):
+        raise ValueError(f"{args.model}: a network that separates; use tse separate")
     enrolls = []
     for path in args.enroll:
         wave, rate = audio.read(path)

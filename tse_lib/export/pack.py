@@ -5,18 +5,26 @@ from pathlib import Path
 
 import torch
 
-from tse_lib.inference.extractor import Extractor, load
+from tse_lib.inference.extractor import Extractor
+from tse_lib.inference.loading import load
 from tse_lib.inference.packed import write_packed
+from tse_lib.inference.separator import Separator
+from tse_lib.models import task_of
+
+COMMANDS = {
+    "extract": "tse extract mixture.wav --enroll talker.wav --model THIS_FOLDER -o talker_alone.wav",
+    "separate": "tse separate mixture.wav --model THIS_FOLDER -o sources",
+}
 
 
-def pack(extractor: Extractor, folder: str | Path, source: str, summary: Path | None, data_licence: str) -> int:
+def pack(model: Extractor | Separator, folder: str | Path, source: str, summary: Path | None, data_licence: str) -> int:
     """Write the folder, read it back, compare every weight. Returns the size of the weights in bytes.
 
     Raises:
         ValueError: what was read back differs.
     """
-    weights = extractor.model.state_dict()
-    write_packed(folder, weights, extractor.conf, readme(extractor, source, summary, data_licence))
+    weights = model.model.state_dict()
+    write_packed(folder, weights, model.conf, readme(model, source, summary, data_licence))
     again = load(folder).model.state_dict()
     for name, value in weights.items():
         if not torch.equal(again[name], value):
@@ -24,9 +32,9 @@ def pack(extractor: Extractor, folder: str | Path, source: str, summary: Path | 
     return sum(value.numel() * value.element_size() for value in weights.values())
 
 
-def readme(extractor: Extractor, source: str, summary: Path | None, data_licence: str) -> str:
-    conf = extractor.conf
-    count = sum(p.numel() for p in extractor.model.parameters())
+def readme(model: Extractor | Separator, source: str, summary: Path | None, data_licence: str) -> str:
+    conf = model.conf
+    count = sum(p.numel() for p in model.model.parameters())
     lines = [
         f"# {conf.model.name}, {conf.sample_rate} Hz",
         "",
@@ -34,7 +42,7 @@ def readme(extractor: Extractor, source: str, summary: Path | None, data_licence
         f"Licence of the training data: {data_licence}.",
         "",
         "```",
-        "tse extract mixture.wav --enroll talker.wav --model THIS_FOLDER -o talker_alone.wav",
+        COMMANDS[task_of(conf.model.name)],
         "```",
     ]
     if summary:

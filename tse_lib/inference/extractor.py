@@ -1,42 +1,14 @@
 """Extract one talker from recordings of any length, sample rate and number of channels, with a trained model."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tse_lib import audio, checkpoint
-from tse_lib.config import Deployed, Inference, build
-from tse_lib.dsp.overlap_add import overlap_add
-from tse_lib.inference.packed import read_packed
-from tse_lib.models import build_model
-
-
-@torch.no_grad()
-def infer(
-    model: nn.Module,
-    mixture: Tensor,
-    condition: dict[str, Tensor],
-    chunk_s: float,
-    overlap_count: int,
-    batch_size: int,
-    progress: bool = False,
-) -> Tensor:
-    """mixture (C, T) at the model's rate, condition of one item -> (S, C, T).
-
-    Longer mixtures than `chunk_s` are processed in overlapping, cross-faded chunks with the same condition; neither
-    batch size nor the number of chunks changes the meaning, and memory grows with the chunk, not with the length.
-    """
-    model.eval()
-    chunk = round(chunk_s * model.sample_rate)  # type: ignore[operator, arg-type]
-
-    def process(chunks: Tensor) -> Tensor:
-        repeated = {key: value.expand(len(chunks), *value.shape[1:]) for key, value in condition.items()}
-        return model(chunks, repeated)
-
-    return overlap_add(process, mixture, chunk, overlap_count, batch_size, progress)
+from tse_lib import audio
+from tse_lib.config import Deployed, Inference
+from tse_lib.inference.chunked import infer
 
 
 class Extractor:
@@ -79,20 +51,14 @@ class Extractor:
         Raises:
             ValueError: something is empty, silent, not finite or of a wrong shape.
         """
-        wave = _as_array(mixture, "mixture")
+        wave = as_array(mixture, "mixture")
         settings = settings or self.conf.inference
         condition = self.encode(enroll, enroll_sample_rate or sample_rate)
         audio.refuse_silence(wave, "mixture")
-        channels = torch.from_numpy(audio.resample(np.atleast_2d(wave), sample_rate, self.sample_rate))
-        estimate = infer(
-            self.model,
-            channels.to(self.device),
-            condition,
-            settings.chunk_s,
-            settings.overlap_count,
-            settings.batch_size,
-            progress,
-        )[0]
+        own_rate = audio.resample(np.atleast_2d(wave), sample_rate, self.sample_rate)
+        channels = torch.from_numpy(_to_length(own_rate, max(1, own_rate.shape[1])))
+        channels = channels.to(self.device)
+        estimate = infer(self.model, channels, condition, settings, self.sample_rate, progress)[0]
         back = audio.resample(estimate.float().cpu().numpy(), self.sample_rate, sample_rate)
         return _to_length(back, wave.shape[-1]).reshape(wave.shape)
 
@@ -107,7 +73,7 @@ class Extractor:
         waves = []
         for number, one in enumerate(several, 1):
             name = "enrolment" if len(several) == 1 else f"enrolment {number}"
-            wave = _as_array(one, name)
+            wave = as_array(one, name)
             wave = wave.mean(0) if wave.ndim > 1 else wave
             audio.refuse_silence(wave, name)
             waves.append(torch.from_numpy(audio.resample(wave, sample_rate, self.sample_rate)))
@@ -116,32 +82,7 @@ class Extractor:
         return self.model.encode(padded.to(self.device), lengths)  # type: ignore[operator]
 
 
-def load(path: str | Path, device: str = "cpu") -> Extractor:
-    """A checkpoint (`exp/<name>/best.pt`) or a packed model folder, ready to extract. Nothing in it is executed.
-
-    Raises:
-        FileNotFoundError, ValueError: not there, damaged, carrying code, or not of this toolkit.
-    """
-    path = Path(path)
-    if path.is_dir():
-        weights, conf = read_packed(path)
-    else:
-        saved = checkpoint.load(path)
-        if "config" not in saved or "model" not in saved.get("modules", {}):
-            raise ValueError(f"{path}: holds no model of this toolkit (modules.model and config are wanted)")
-        wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
-        weights, conf = checkpoint.averaged_weights(saved), build(Deployed, wanted, str(path))
-    model = build_model(conf.model.name, conf.model.params, conf.sample_rate)
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # shapes
-        raise ValueError(f"{path}: weights do not fit its conf; {' '.join(str(error).split())}") from None
-    if missing or unexpected:
-        raise ValueError(f"{path}: weights do not fit its conf; missing {missing[:3]}, unexpected {unexpected[:3]}")
-    return Extractor(model, conf, device)
-
-
-def _as_array(wave: np.ndarray | Tensor, name: str) -> np.ndarray:
+def as_array(wave: np.ndarray | Tensor, name: str) -> np.ndarray:
     array = np.asarray(wave.cpu() if isinstance(wave, Tensor) else wave)
     if array.dtype.kind not in "f":
         raise ValueError(f"{name}: floating point samples in [-1, 1] expected, got {array.dtype}")

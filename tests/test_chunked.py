@@ -1,0 +1,289 @@
+"""Cutting and putting together: exact cover at any length, and of separators order and level."""
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from tse_lib.config import Inference
+from tse_lib.inference.chunked import align_channels, cut, fit_level, infer, infer_blocks, weights
+
+CHUNK = 100
+LENGTHS = [1, 30, CHUNK, CHUNK + 1, 140, 201, 1170]  # 0.3, 1, 1.4, 2.01 and 11.7 chunks among them
+
+
+def noise(*shape, seed=0):
+    return 0.1 * torch.randn(*shape, generator=torch.manual_seed(seed))
+
+
+def null_db(estimate, reference):
+    return float(10 * torch.log10((estimate - reference).square().sum() / reference.square().sum()))
+
+
+def settings(overlap_count=2, **others):
+    return Inference(**{"chunk_s": CHUNK, "overlap_count": overlap_count, "stitch": False, "level": "model"} | others)
+
+
+class Halves(nn.Module):
+    """Two sources without any context: what is positive, and what is negative."""
+
+    def forward(self, mixture):
+        return torch.stack([mixture.clamp_min(0), mixture.clamp_max(0)], 1)
+
+
+class Contextual(nn.Module):
+    """Its output depends on the whole chunk, as that of a network with a global norm."""
+
+    def forward(self, mixture):
+        scaled = mixture / mixture.std(-1, keepdim=True, unbiased=False).clamp_min(1e-8)
+        return torch.stack([scaled, scaled.cumsum(-1)], 1)
+
+
+# ---------------------------------------------------------------------------------------- exact cover
+
+
+@pytest.mark.parametrize("window", ["hann", "flat"])
+@pytest.mark.parametrize("overlap_count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("size", LENGTHS)
+def test_sources_without_context_come_out_as_if_uncut(size, overlap_count, window):
+    mixture = noise(2, size)
+    estimate = infer(Halves(), mixture, None, settings(overlap_count, window=window, batch_size=3), 1)
+    assert estimate.shape == (2, 2, size)
+    assert null_db(estimate, Halves()(mixture[None])[0]) < -120
+
+
+@pytest.mark.parametrize("overlap_count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("size", LENGTHS[3:])
+def test_every_sample_lies_in_as_many_chunks_as_asked(size, overlap_count):
+    """Chunks hold their samples' places; mirrored ones do not count, nor what the window leaves out."""
+    hop = CHUNK // overlap_count
+    chunks = list(cut([torch.arange(1.0, size + 1)[None]], CHUNK, overlap_count))
+    covered = torch.zeros(size + 2 * CHUNK)
+    for number, (chunk, _) in enumerate(chunks):
+        start = CHUNK + (number + 1 - overlap_count) * hop
+        covered[start : start + hop * overlap_count] += 1
+        inside = slice(max(start, CHUNK), min(start + CHUNK, CHUNK + size))
+        assert torch.equal(
+            chunk[0, inside.start - start : inside.stop - start], torch.arange(inside.start, inside.stop) - CHUNK + 1.0
+        )
+    assert (covered[CHUNK : CHUNK + size] == overlap_count).all()
+    assert sum(num_done for _, num_done in chunks) == size
+    assert len(chunks) == -(-size // hop) + overlap_count - 1  # none that touches nothing but mirrored samples
+
+
+def test_both_ends_are_mirrored():
+    first, *_, last = (chunk[0].tolist() for chunk, _ in cut([torch.arange(12.0)[None]], 8, 2))
+    assert first == [4, 3, 2, 1, 0, 1, 2, 3] and last == [8, 9, 10, 11, 10, 9, 8, 7]
+
+
+@pytest.mark.parametrize("size", [1, 30, CHUNK])
+def test_short_signals_are_one_chunk_of_their_length(size):
+    ((chunk, num_done),) = cut([noise(2, size)], CHUNK, 4)
+    assert torch.equal(chunk, noise(2, size)) and num_done == size
+
+
+@pytest.mark.parametrize("overlap_count", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", LENGTHS)
+def test_batch_size_and_blocks_change_nothing(size, overlap_count):
+    mixture = noise(2, size)
+    expected = infer(Contextual(), mixture, None, settings(overlap_count), 1)
+    assert expected.isfinite().all()
+    for batch_size, block in ((2, 7), (3, CHUNK), (100, 1000)):
+        wanted = settings(overlap_count, batch_size=batch_size)
+        blocks = list(infer_blocks(Contextual(), mixture.split(block, -1), None, wanted, 1))
+        assert null_db(torch.cat(blocks, -1), expected) < -100
+
+
+def test_blocks_come_out_as_soon_as_they_are_done():
+    """What was read but has not come out is bounded, however long the signal."""
+    read = 0
+
+    def blocks():
+        nonlocal read
+        for _ in range(1000):
+            read += 10
+            yield noise(1, 10)
+
+    done = held = 0
+    for block in infer_blocks(Halves(), blocks(), None, settings(4, batch_size=2), 1):
+        held, done = max(held, read - done), done + block.shape[-1]
+    assert done == 10000 and held <= 3 * CHUNK
+
+
+@pytest.mark.parametrize("overlap_count", [1, 2, 3, 7])
+def test_windows(overlap_count):
+    hop = CHUNK // overlap_count
+    for window in ("hann", "flat"):
+        fade = weights(CHUNK, overlap_count, window)
+        used, rest = fade[: hop * overlap_count].view(overlap_count, hop), fade[hop * overlap_count :]
+        assert (used.sum(0) - 1).abs().max() < 1e-12 and (used > 0).all() and not rest.any()
+    assert torch.equal(used, torch.full_like(used, 1 / overlap_count))
+
+
+def test_the_cross_fade_is_smooth():
+    fade = weights(CHUNK, 2, "hann")
+    assert fade[0] < 1e-3 and fade.diff().abs().max() < 2 * torch.pi / CHUNK and torch.allclose(fade, fade.flip(0))
+
+
+@pytest.mark.parametrize(("chunk_s", "overlap_count"), [(0.1, 1), (10, 11)])
+def test_chunks_that_cannot_be(chunk_s, overlap_count):
+    with pytest.raises(ValueError, match="take a longer chunk_s"):
+        infer(Halves(), noise(1, 50), None, settings(overlap_count, chunk_s=chunk_s), 1)
+
+
+def test_signals_and_outputs_that_cannot_be():
+    with pytest.raises(ValueError, match="without samples"):
+        infer(Halves(), noise(1, 0), None, settings(), 1)
+    broken = nn.Module()
+    broken.forward = lambda mixture: mixture[:, None] / 0
+    with pytest.raises(ValueError, match="not finite"):
+        infer(broken, noise(1, 50), None, settings(), 1)
+
+
+# ---------------------------------------------------------------------------------------- order
+
+
+class Scrambled(nn.Module):
+    """`Halves` of three: each chunk, and each of its channels, in an order of its own."""
+
+    def __init__(self, scale=False):
+        super().__init__()
+        self.generator, self.scale, self.orders = torch.manual_seed(1), scale, set()
+
+    def forward(self, mixture):
+        sources = three(mixture)
+        for item in range(sources.shape[0]):
+            for channel in range(sources.shape[2]):
+                order = torch.randperm(3, generator=self.generator)
+                self.orders.add(tuple(order.tolist()))
+                scales = (torch.rand(3, 1, generator=self.generator) + 0.5) if self.scale else 1
+                sources[item, :, channel] = sources[item, order, channel] * scales
+        return sources
+
+
+def three(mixture):
+    """Loud, middle, quiet samples of (…, C, T): (…, 3, C, T), no two of them at the same place."""
+    loud, quiet = mixture.abs() > 0.2, mixture.abs() < 0.1
+    return torch.stack([mixture * loud, mixture * ~(loud | quiet), mixture * quiet], -3)
+
+
+def in_one_order(estimate, reference):
+    """The estimate (S, C, T) in the order that its first samples have; swaps later on are left for all to see."""
+    score = torch.einsum("sct,pct->sp", reference[..., : CHUNK // 2], estimate[..., : CHUNK // 2])
+    return estimate[linear_sum_assignment(score, maximize=True)[1]]
+
+
+def talking(size, num_channels=1):
+    """A mixture whose three sources have envelopes of their own, in all channels the same."""
+    shape = 1 + 0.9 * torch.sin(torch.arange(size) / 37.0)
+    wave = 2 * noise(1, size) * shape
+    gains = torch.tensor([1.0, 0.8, 1.2])[:num_channels, None]
+    return wave * gains
+
+
+@pytest.mark.parametrize("overlap_count", [2, 3, 4])
+def test_scrambled_sources_are_put_in_one_order(overlap_count):
+    mixture, model = talking(3000), Scrambled()
+    estimate = infer(model, mixture, None, settings(overlap_count, stitch=True, batch_size=4), 1)
+    assert len(model.orders) == 6
+    assert null_db(in_one_order(estimate, three(mixture)), three(mixture)) < -100
+    swapped = infer(Scrambled(), mixture, None, settings(overlap_count), 1)
+    assert null_db(in_one_order(swapped, three(mixture)), three(mixture)) > -10  # without stitching it is lost
+
+
+def test_a_long_file_has_no_seam_and_no_swap():
+    """As above, with levels of their own too, at chunks of 4000 samples: 80 seconds at 8 kHz."""
+    mixture = talking(640000)
+    wanted = settings(chunk_s=0.5, stitch=True, level="mixture", batch_size=8)
+    estimate = infer(Scrambled(scale=True), mixture, None, wanted, 8000)
+    assert null_db(in_one_order(estimate, three(mixture)), three(mixture)) < -50
+
+
+def test_channels_that_were_scrambled_one_by_one():
+    mixture, model = talking(60000, 3), Scrambled()
+    estimate = infer(model, mixture, None, settings(chunk_s=2000, stitch=True, batch_size=4), 1)
+    assert null_db(in_one_order(estimate, three(mixture)), three(mixture)) < -100
+
+
+def test_channels_are_matched_across_delays_and_levels():
+    """Two microphones a metre apart (3 ms at 16 kHz), one source nearer to each."""
+    left = torch.stack([noise(16000).cumsum(0) * 0.1, noise(16000, seed=1).diff(prepend=torch.zeros(1))])
+    right = left.roll(48, -1) * torch.tensor([[0.1], [3.0]])
+    given = torch.stack([left, right.flip(0)], 1)[None]  # (1, S, C, T), the right channel swapped
+    assert torch.equal(align_channels(given)[0, :, 1], right)
+    assert torch.equal(align_channels(given)[0, :, 0], left)
+
+
+def test_who_is_silent_in_the_overlap_takes_the_place_that_is_left():
+    """Of two sources one speaks at a time: the one that speaks in the overlap decides, at any level."""
+    speech = noise(1, 400)
+    speech[:, 150:250] = speech[:, 150:250].abs()  # the second source is silent in chunks and overlaps here
+    speech[:, 250:] = 0.01 * speech[:, 250:]
+    estimate = infer(Swapped(), speech, None, settings(2, stitch=True), 1)
+    assert null_db(estimate, Halves()(speech[None])[0]) < -100
+
+
+class Swapped(Halves):
+    """Every other chunk comes out the other way round."""
+
+    count = 0
+
+    def forward(self, mixture):
+        self.count += 1
+        sources = super().forward(mixture)
+        return sources if self.count % 2 else sources.flip(1)
+
+
+def test_a_fixed_order_is_left_alone():
+    mixture = noise(1, 400)
+    estimate = infer(Swapped(), mixture, None, settings(2), 1)
+    assert null_db(estimate, Halves()(mixture[None])[0]) > -10
+
+
+def test_stitching_needs_an_overlap():
+    with pytest.raises(ValueError, match="overlap_count 1 leaves nothing by which to order"):
+        infer(Halves(), noise(1, 400), None, settings(1, stitch=True), 1)
+    assert infer(Halves(), noise(1, 80), None, settings(1, stitch=True), 1).shape == (2, 1, 80)  # one chunk
+
+
+# ---------------------------------------------------------------------------------------- level
+
+
+def test_sources_of_any_scale_and_sign_add_up_to_the_mixture():
+    mixture = talking(3000)[None]
+    sources = Halves()(mixture)
+    scaled = sources * torch.tensor([3.0, -0.7])[:, None, None]
+    assert null_db(fit_level(scaled, mixture), sources) < -40
+    assert null_db(fit_level(sources, mixture), sources) < -100
+
+
+def test_each_channel_gets_its_own_factors():
+    mixture = torch.stack([noise(1, 900), 5 * noise(1, 900, seed=1)], 1)  # (1, 2, 900)
+    sources = Halves()(mixture)
+    scaled = sources * torch.tensor([[1.0, 4.0], [0.5, 2.0]])[..., None]
+    assert null_db(fit_level(scaled, mixture), sources) < -40
+
+
+def test_a_source_that_is_not_there_is_not_raised():
+    """What is left in a silent source, a faint copy of the other, keeps its distance to it."""
+    mixture = noise(1, 1, 1000)
+    estimates = torch.stack([mixture, 0.01 * mixture + 1e-4 * noise(1, 1, 1000, seed=1)], 1) * 7
+    first, second = fit_level(estimates, mixture)[0]
+    assert null_db(first, mixture[0]) < -35
+    assert second.norm() < 0.011 * first.norm()
+
+
+def test_silence_in_silence_out():
+    """Where nothing comes in, a network that normalises would put out NaN."""
+
+    class Normalising(nn.Module):
+        def forward(self, mixture):
+            return Halves()(mixture / mixture.std(-1, keepdim=True))
+
+    mixture = noise(2, 1000)
+    mixture[0, 200:700] = 0
+    mixture[1] = 0
+    for level in ("model", "mixture"):
+        estimate = infer(Normalising(), mixture, None, settings(level=level, stitch=True), 1)
+        assert estimate.isfinite().all() and not estimate[:, 1].any() and not estimate[:, 0, 300:600].any()
+        assert estimate[:, 0, :200].abs().min(0).values.max() == 0 < estimate[:, 0, :200].abs().max()

@@ -1,0 +1,224 @@
+"""Long signals through a network: cut into overlapping chunks, run in batches, put together again, all of it streamed.
+
+    blocks (C,n) -cut-> chunks (C,K) -batches through the model-> (S,C,K) -stitch-> -overlap_add-> blocks (S,C,n)
+
+A chunk of K samples begins every K // overlap_count samples. At both ends the signal is mirrored, so that every sample
+lies in `overlap_count` chunks, the first and the last too. A signal of at most K samples is processed whole. Every step
+is a generator: memory depends on chunk and batch, not on the length.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tse_lib.config import Inference
+
+Output = tuple[Tensor, int]  # a chunk and how many samples from its beginning on no later chunk will cover
+
+RIDGE = 1e-3  # of `fit_level`: a source 30 dB below the mean is scaled half by itself, half as the sum
+FRAME = 512  # samples of the spectra by which `align_channels` compares
+
+
+def infer(
+    model: nn.Module,
+    mixture: Tensor,
+    condition: dict[str, Tensor] | None,
+    settings: Inference,
+    sample_rate: int,
+    progress: bool = False,
+) -> Tensor:
+    """`infer_blocks` of a signal in memory: (C, T) -> (S, C, T). `progress`: show a bar if it is cut into chunks."""
+    hidden = not progress or mixture.shape[-1] <= round(settings.chunk_s * sample_rate)
+    estimates = []
+    with tqdm(total=mixture.shape[-1], unit="samples", unit_scale=True, dynamic_ncols=True, disable=hidden) as bar:
+        for block in infer_blocks(model, [mixture], condition, settings, sample_rate):
+            estimates.append(block)
+            bar.update(block.shape[-1])
+    return torch.cat(estimates, -1)
+
+
+def infer_blocks(
+    model: nn.Module,
+    blocks: Iterable[Tensor],
+    condition: dict[str, Tensor] | None,
+    settings: Inference,
+    sample_rate: int,
+) -> Iterator[Tensor]:
+    """Run a network over a signal of any length that comes in blocks.
+
+    Neither batch size nor the blocks' lengths change the result beyond rounding. `settings.level` and
+    `settings.stitch` count for separators only.
+
+    Args:
+        model: an extractor, (B, C, T) and condition -> (B, 1, C, T), or a separator, (B, C, T) -> (B, S, C, T).
+        blocks: (C, n) at the model's rate and on its device.
+        condition: of one item, the same for all chunks; None for a separator.
+        settings: chunk, overlap, window and batch.
+        sample_rate: the model's.
+
+    Yields:
+        (S, C, n), together as long as the blocks.
+
+    Raises:
+        ValueError: no samples, a chunk too short for its overlap, no overlap to stitch by, an output not finite.
+    """
+    model.eval()
+    chunk, stitching = round(settings.chunk_s * sample_rate), settings.stitch and condition is None
+
+    @torch.no_grad()
+    def process(chunks: Tensor) -> Tensor:
+        """(B, C, K) -> (B, S, C, K)."""
+        if condition is not None:
+            repeated = {key: value.expand(len(chunks), *value.shape[1:]) for key, value in condition.items()}
+            return model(chunks, repeated)
+        estimates = model(chunks)
+        silent = (chunks == 0).all(-1)[:, None, :, None]  # where networks that normalise divide by nothing
+        estimates = torch.where(silent, 0, estimates)
+        if settings.level == "mixture":
+            estimates = fit_level(estimates, chunks)
+        return align_channels(estimates) if stitching else estimates
+
+    chunks = cut(blocks, chunk, settings.overlap_count)
+    outputs = run(process, chunks, settings.batch_size)
+    if stitching:
+        outputs = stitch(outputs, chunk // settings.overlap_count)
+    return overlap_add(outputs, settings.overlap_count, settings.window)
+
+
+def cut(blocks: Iterable[Tensor], chunk: int, overlap_count: int) -> Iterator[Output]:
+    """Blocks (C, n) to chunks (C, chunk); one of the whole signal if it is not longer than a chunk."""
+    if overlap_count < 1 or chunk < overlap_count:
+        raise ValueError(f"a chunk of {chunk} samples cannot overlap {overlap_count} times; take a longer chunk_s")
+    blocks, hop = iter(blocks), chunk // overlap_count
+    parts: list[Tensor] = []
+    begin = size = 0  # the samples held: where they begin, how many they are
+    ended, start = False, (1 - overlap_count) * hop
+    while True:
+        while not ended and begin + size <= max(start, 0) + chunk:  # one sample more tells that the signal goes on
+            block = next(blocks, None)
+            ended = block is None
+            if block is not None:
+                parts.append(block)
+                size += block.shape[-1]
+        if not size:
+            raise ValueError("a signal without samples")
+        end, held = begin + size, parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        if ended and end <= chunk:
+            yield held, end
+            return
+        if start >= end:
+            return
+        at = torch.arange(start, start + chunk, device=held.device).abs()
+        at = torch.where(at < end, at, 2 * (end - 1) - at)
+        yield held[:, at - begin], min(hop, end - start) if start >= 0 else 0
+        start += hop
+        keep = max(begin, start - chunk)  # the end is mirrored with these
+        parts, begin, size = [held[:, keep - begin :]], keep, end - keep
+
+
+def run(process: Callable[[Tensor], Tensor], chunks: Iterable[Output], batch_size: int) -> Iterator[Output]:
+    """Chunks (C, K) through `process`, (B, C, K) -> (B, S, C, K), in batches: outputs (S, C, K) one by one."""
+    chunks = iter(chunks)
+    while batch := list(islice(chunks, batch_size)):
+        outputs = process(torch.stack([wave for wave, _ in batch]))
+        if not outputs.isfinite().all():
+            raise ValueError("the model's output is not finite; is the checkpoint a good one?")
+        yield from zip(outputs, [num_done for _, num_done in batch], strict=True)
+
+
+def overlap_add(outputs: Iterable[Output], overlap_count: int, window: str) -> Iterator[Tensor]:
+    """Outputs (S, C, K) of `cut`'s chunks to blocks (S, C, n): every sample a mean by weights that sum to one."""
+    total, fade = None, torch.empty(0)
+    for output, num_done in outputs:
+        if num_done == output.shape[-1]:  # nothing overlaps with it
+            yield output
+            continue
+        if total is None:
+            total = torch.zeros_like(output)
+            fade = weights(output.shape[-1], overlap_count, window).to(output)
+        hop = output.shape[-1] // overlap_count
+        total = total + output * fade
+        if num_done:
+            yield total[..., :num_done].clone()
+        total = nn.functional.pad(total[..., hop:], (0, hop))
+
+
+def weights(chunk: int, overlap_count: int, window: str) -> Tensor:
+    """What each sample of a chunk counts, in double precision: its window over the sum of all chunks' windows there.
+
+    window: `hann` cross-fades, `flat` is the plain mean. Where `overlap_count` does not divide `chunk`, the last
+    samples count nothing, so that no sample is counted once more than others.
+    """
+    hop = chunk // overlap_count
+    size = hop * overlap_count
+    shape = torch.ones(size, dtype=torch.float64)
+    if window == "hann":  # without zeros at its ends, which would divide zero by zero if nothing overlaps
+        shape = torch.sin(torch.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / size).square()
+    shape = shape.view(overlap_count, hop)
+    return nn.functional.pad((shape / shape.sum(0)).flatten(), (0, chunk - size))
+
+
+# ---------------------------------------------------------------------------------------- separators: order and level
+
+
+def stitch(outputs: Iterable[Output], hop: int) -> Iterator[Output]:
+    """Put the sources of each output (S, C, K) in the order of the one before: that of the closest waveforms.
+
+    Compared is all that two consecutive chunks have in common, not only what is audible of both, by the sum of inner
+    products: so sources that speak there decide, at whatever level, and the order of all is the best one, by the
+    Hungarian method. It does not know voices: when two sources or more are silent throughout the common part, who of
+    them comes next is anybody's guess. A longer `chunk_s` or a higher `overlap_count` bridges longer pauses.
+    """
+    before = None
+    for output, num_done in outputs:
+        if before is not None:
+            if not before.shape[-1]:
+                raise ValueError("overlap_count 1 leaves nothing by which to order the sources; take 2 or more")
+            score = torch.einsum("sct,pct->sp", before, output[..., : before.shape[-1]])
+            output = output[linear_sum_assignment(score.cpu().numpy(), maximize=True)[1]]
+        before = output[..., hop:]
+        yield output, num_done
+
+
+def align_channels(estimates: Tensor) -> Tensor:
+    """Give all channels of (B, S, C, K) one order of sources, where each was separated by itself.
+
+    A channel is compared to those before by the cosines of magnitude spectra, which do not mind the delay and the
+    difference in level from one microphone to another.
+    """
+    if estimates.shape[2] == 1:
+        return estimates
+    size = estimates.shape[-1]
+    frames = nn.functional.pad(estimates, (0, -size % FRAME)).unflatten(-1, (-1, FRAME))
+    spectra = nn.functional.normalize(torch.fft.rfft(frames).abs().flatten(3), dim=-1)  # (B, S, C, L*F)
+    aligned = estimates.clone()
+    for item, of_item in enumerate(spectra):
+        known = of_item[:, 0]
+        for channel in range(1, estimates.shape[2]):
+            score = known @ of_item[:, channel].T
+            order = linear_sum_assignment(score.cpu().numpy(), maximize=True)[1]
+            aligned[item, :, channel] = estimates[item, order, channel]
+            known = known + of_item[order, channel]
+    return aligned
+
+
+def fit_level(estimates: Tensor, mixture: Tensor) -> Tensor:
+    """Scale each source so that the sum fits the mixture best: (B, S, C, K), (B, C, K) -> (B, S, C, K).
+
+    A network trained with SI-SDR gives sources at whatever level, and sign. The factors are those of least squares, for
+    each chunk and channel; where a source is too quiet to tell (see RIDGE), it gets the factor that fits the plain sum.
+    """
+    waves = estimates.transpose(1, 2)  # (B, C, S, K)
+    gram = (waves @ waves.mT).double()  # (B, C, S, S)
+    wanted = (waves @ mixture[..., None]).double()  # (B, C, S, 1)
+    power = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    of_sum = gram.sum((-2, -1), keepdim=True)
+    common = torch.where(of_sum > 1e-6 * power, wanted.sum(-2, keepdim=True) / of_sum, 1.0)
+    ridge = torch.where(power > 0, RIDGE * power, 1.0)  # silence keeps its level
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    factors = torch.linalg.solve(gram + ridge * eye, wanted + ridge * common)  # (B, C, S, 1)
+    return (waves * factors.to(waves)).transpose(1, 2)

@@ -1,0 +1,99 @@
+"""Separate recordings of any length, sample rate and number of channels into their sources, with a trained model."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tse_lib import audio
+from tse_lib.config import Deployed, Inference
+from tse_lib.inference.chunked import infer_blocks
+from tse_lib.inference.extractor import as_array
+
+BLOCK = 1 << 18  # samples handed on at once
+
+
+class Separator:
+    """A trained model ready for use.
+
+    Example:
+        separator = tse_lib.load("exp/sep/best.pt")
+        alice, bob = separator.separate(mixture, sample_rate)
+    """
+
+    def __init__(self, model: nn.Module, conf: Deployed, device: torch.device | str = "cpu"):
+        self.model, self.conf, self.device = model.to(device).eval(), conf, torch.device(device)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.conf.sample_rate
+
+    def separate(
+        self,
+        mixture: np.ndarray | Tensor,
+        sample_rate: int,
+        settings: Inference | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """All sources of a mixture in memory.
+
+        Args:
+            mixture: (T,) or (C, T).
+            sample_rate: of the mixture, any; the sources come back at the same.
+            settings: chunk length, overlap, batch size, order and level; the conf's own by default.
+            progress: show a bar.
+
+        Returns:
+            float32, (S, T) or (S, C, T). Silence where the mixture is digital silence.
+
+        Raises:
+            ValueError: the mixture is empty, not finite or of a wrong shape.
+        """
+        wave = as_array(mixture, "mixture")
+        channels = np.atleast_2d(wave)
+        blocks = np.split(channels, range(BLOCK, channels.shape[1], BLOCK), axis=1)
+        sources = []
+        with tqdm(total=channels.shape[1], unit="samples", unit_scale=True, disable=not progress) as bar:
+            for block in self.separate_blocks(blocks, sample_rate, settings):
+                sources.append(block)
+                bar.update(block.shape[-1])
+        joined = np.concatenate(sources, -1)
+        return joined.reshape(len(joined), *wave.shape)
+
+    def separate_blocks(
+        self, blocks: Iterable[np.ndarray], sample_rate: int, settings: Inference | None = None
+    ) -> Iterator[np.ndarray]:
+        """All sources of a mixture that comes in blocks, such as `audio.read_blocks` of a file.
+
+        Args:
+            blocks: (C, n) float32, of any lengths. What is in memory depends on settings' chunk and batch only.
+            sample_rate, settings: as of `separate`.
+
+        Yields:
+            (S, C, n) float32, in other lengths, together as long as `blocks`.
+        """
+        num_read = num_done = num_channels = 0
+
+        def counted() -> Iterator[np.ndarray]:
+            nonlocal num_read, num_channels
+            for block in blocks:
+                num_read, num_channels = num_read + block.shape[1], len(block)
+                yield block
+
+        mixture = audio.resample_blocks(counted(), sample_rate, self.sample_rate)
+        estimates = infer_blocks(
+            self.model,
+            (torch.from_numpy(np.ascontiguousarray(block)).to(self.device) for block in mixture),
+            None,
+            settings or self.conf.inference,
+            self.sample_rate,
+        )
+        waves = (block.float().flatten(0, 1).cpu().numpy() for block in estimates)  # (S*C, n)
+        for block in audio.resample_blocks(waves, self.sample_rate, sample_rate):
+            block = block[:, : num_read - num_done]
+            num_done += block.shape[1]
+            yield block.reshape(len(block) // num_channels, num_channels, block.shape[1])
+        if num_done < num_read:  # there and back may be a sample off
+            yield np.zeros((len(block) // num_channels, num_channels, num_read - num_done), np.float32)
