@@ -147,7 +147,7 @@ def test_the_verb_writes_scores_and_summary(recipe):
     assert summary["metrics"]["confusion_rate"]["mean"] == 0.25
     assert summary["metrics"]["false_accept_rate"]["mean"] == 0.5
     assert summary["metrics"]["ta_attenuation_db"]["mean"] == pytest.approx((6.0206 + 40) / 2, abs=0.01)
-    assert summary["reference"] == "dry" and summary["training"] == {"steps": 1000, "seconds": 100.0}
+    assert summary["reference"] == "dry" and summary["training"] == {"steps": 1000, "seconds": 100.0, "cpu_s": None}
     assert {"num_talkers=2", "num_talkers=3", "gender=same", "gender=different"} <= set(summary["groups"])
 
 

@@ -295,6 +295,9 @@ def test_from_a_conf_to_results(corpus_dir, dev_dir, tmp_path, monkeypatch):
     summary = json.loads((exp / "dev" / "summary.json").read_text())
     assert summary["n"] == summary["n_present"] == 6 and "sar" in summary["metrics"]
     assert "num_enrolls=0" not in summary["groups"]
-    assert "| [tiny](#tiny) | dev | 6 |" in (tmp_path / "RESULTS.md").read_text()
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert "| [tiny](#tiny) | dev | 6 |" in results
+    params = sum(parameter.numel() for parameter in new_state(conf, CPU).model.parameters())
+    assert f"| tiny | tf_gridnet | {params:,} | 0.0" in results and "| 4 | 0.0" in results
     page = (exp / "report" / "index.html").read_text()
     assert "source 2" in page and "Enrolment" not in page

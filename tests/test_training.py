@@ -64,7 +64,7 @@ def assert_equal(one, other, where=""):
         assert one == other, where
 
 
-CLOCKS = ("seconds", "data_s", "forward_s", "backward_s", "optimizer_s")
+CLOCKS = ("seconds", "data_s", "forward_s", "backward_s", "optimizer_s", "cpu_s")
 
 
 def without_clock(saved):

@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from tse_lib.config import Deployed, build, read_yaml
 from tse_lib.evaluation.report import write_report
 from tse_lib.evaluation.results import collect, interval, write_results
+from tse_lib.models.presets import cost_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,9 +29,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     exp = Path(args.exp).absolute()
+    network = network_of(exp / "config.yaml")
     for name in args.sets:
-        summary = collect(exp, name, Path(args.data) / name, args.conf, args.command)
+        summary = collect(exp, name, Path(args.data) / name, args.conf, args.command, network)
         print(f"{args.exp}/{name}: SI-SDRi {interval(summary['metrics'].get('si_sdri'), 2)} dB, {summary['n']} targets")
     write_results(args.results, exp.parent, args.published)
     write_report(exp, args.sets, args.data)
     print(f"{args.results}; {args.exp}/report/index.html")
+
+
+def network_of(conf: Path) -> dict[str, Any] | None:
+    """Name, parameters and cost of a trained network; None of other systems, whose estimates are scored, too."""
+    values = read_yaml(conf) if conf.exists() else {}
+    if not {"sample_rate", "model"} <= values.keys():
+        return None
+    wanted = build(Deployed, {key: values[key] for key in ("sample_rate", "model")}, str(conf))
+    return {"name": wanted.model.name, **cost_of(wanted.model.name, wanted.model.params, wanted.sample_rate)}

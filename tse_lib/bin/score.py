@@ -21,8 +21,8 @@ from tse_lib.manifest import job_share, read_genders, read_mixtures  # noqa: E40
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="tse score",
-        description="Score <est>/<mix_id>.flac (or .wav), of a separation <est>/source1/<mix_id>.flac and so on, against the "
-        "rendered references of a set and write "
+        description="Score <est>/<mix_id>.flac (or .wav), of a separation <est>/source1/<mix_id>.flac and so on, "
+        "against the rendered references of a set and write "
         "<out>/<J>of<N>.jsonl, one line a target. tse results collects the parts.",
         epilog="example: tse score --data data/test --est exp/tse/test/wav --out exp/tse/test/scores.part --job 2/8",
     )

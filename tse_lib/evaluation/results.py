@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tse_lib.config import Section, build, read_yaml
@@ -19,8 +20,18 @@ PARTS = "scores.part"
 # ------------------------------------------------------------------------------------------- scores.jsonl, summary.json
 
 
-def collect(exp: str | Path, set_name: str, data_dir: str | Path, conf: str | None, command: str) -> dict[str, Any]:
+def collect(
+    exp: str | Path,
+    set_name: str,
+    data_dir: str | Path,
+    conf: str | None,
+    command: str,
+    network: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Merge `<exp>/<set>/scores.part/`, write `<exp>/<set>/{scores.jsonl,summary.json}` and return the summary.
+
+    Args:
+        network: what is known of it: `name`, `params`, `gmac_per_s`.
 
     Raises:
         FileNotFoundError, ValueError: nothing was scored, or not every mixture exactly once.
@@ -44,6 +55,7 @@ def collect(exp: str | Path, set_name: str, data_dir: str | Path, conf: str | No
         "reference": reference_kind(mixtures),
         "machine": machine(),
         "training": training(exp),
+        "network": network,
         **statistics,
     }
     with replace_file(exp / set_name / "summary.json") as file:
@@ -123,9 +135,11 @@ def machine() -> dict[str, Any]:
 
 
 def training(exp: Path) -> dict[str, Any] | None:
-    """Steps and seconds of training, from the last line of its log; None when there is no log."""
+    """Steps and seconds of training and the processor's seconds a step, from its log; None when there is no log."""
     log = read_log(exp / "log" / "train.jsonl")
-    return {"steps": log[-1]["step"], "seconds": log[-1].get("seconds")} if log else None
+    cpu_s = [line["cpu_s"] for line in log if line.get("cpu_s")]
+    last = {"steps": log[-1]["step"], "seconds": log[-1].get("seconds")} if log else None
+    return last | {"cpu_s": median(cpu_s) if cpu_s else None} if last else None
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -210,6 +224,9 @@ def results_markdown(summaries: Sequence[dict[str, Any]], published: Sequence[Pu
             [_overview(summary) for summary in summaries],
         ),
     ]
+    networks = network_rows(summaries)
+    if networks:
+        lines += ["", *table(NETWORK_HEAD, networks)]
     for name in sorted({summary["exp"] for summary in summaries}):
         of_experiment = [summary for summary in summaries if summary["exp"] == name]
         lines += ["", f"## {name}"]
@@ -219,6 +236,28 @@ def results_markdown(summaries: Sequence[dict[str, Any]], published: Sequence[Pu
         if of_experiment[0]["conf"] and note.exists():
             lines += ["", "### Notes", "", note.read_text(encoding="utf-8").strip()]
     return "\n".join(lines) + "\n"
+
+
+NETWORK_HEAD = ["experiment", "network", "parameters", "GMAC/s", "steps", "CPU s a step", "SDR", "SIR", "SAR (dB)"]
+
+
+def network_rows(summaries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What each experiment costs, and of its first set what its SDR is made of."""
+    rows = {}
+    for summary in summaries:
+        network, trained = summary.get("network"), summary.get("training") or {}
+        if not network or summary["exp"] in rows:
+            continue
+        rows[summary["exp"]] = [
+            summary["exp"],
+            network["name"],
+            f"{network['params']:,}",
+            f"{network['gmac_per_s']:.3g}",
+            str(trained.get("steps") or ""),
+            f"{trained['cpu_s']:.3f}" if trained.get("cpu_s") else "",
+            *(interval(summary["metrics"].get(name), 2, limits=False) for name in ("sdr", "sir", "sar")),
+        ]
+    return list(rows.values())
 
 
 def _overview(summary: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tse_lib.models import build_model
+from tse_lib.models import OneCall, build_model
 from tse_lib.models.mossformer2 import GatedAttention
 from tse_lib.nn.gridnet import FullBandAttention
 from tse_lib.nn.mamba import Mamba
@@ -281,29 +281,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 def describe(preset: str) -> dict[str, Any]:
     """Name, preset, task, paper, parameters, multiply-accumulates per second of mixture (enrolment as long), rate."""
     facts = PRESETS[preset]
-    model = build_model(facts["name"], facts["params"], facts["sample_rate"], facts["task"]).eval()
-    device = "cpu" if hasattr(model, "n_fft") else "meta"  # shapes suffice for all but torch.istft
-    model, wave = model.to(device), torch.zeros(1, 1, facts["sample_rate"], device=device)
-    if device == "meta":
-        for module in model.modules():
-            if isinstance(module, nn.LSTM):
-                module.forward = functools.partial(lstm_shapes, module)  # type: ignore[method-assign, assignment]
-    extracts = facts["task"] == "extract"
-
-    def run() -> None:
-        model(wave, model.encode(wave)) if extracts else model(wave)  # type: ignore[operator]
-
-    macs = count_macs(model, run)
     return {
         "name": facts["name"],
         "preset": preset,
         "task": facts["task"],
         "paper": facts["paper"],
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "gmac_per_s": round(macs / 1e9, 3),
+        **cost_of(facts["name"], facts["params"], facts["sample_rate"]),
         "sample_rate": facts["sample_rate"],
         "causal": facts["causal"],
     }
+
+
+def cost_of(name: str, params: dict[str, Any], sample_rate: int) -> dict[str, Any]:
+    """`params`, and `gmac_per_s` of a second of mixture (with an enrolment as long) of a network with these options."""
+    model = build_model(name, params, sample_rate, task=None).eval()
+    device = "cpu" if hasattr(model, "n_fft") else "meta"  # shapes suffice for all but torch.istft
+    model, wave = model.to(device), torch.zeros(1, 1, sample_rate, device=device)
+    if device == "meta":
+        for module in model.modules():
+            if isinstance(module, nn.LSTM):
+                module.forward = functools.partial(lstm_shapes, module)  # type: ignore[method-assign, assignment]
+    enroll = [wave] if hasattr(model, "encode") else []
+    macs = count_macs(model, lambda: OneCall(model)(wave, *enroll))
+    return {"params": sum(parameter.numel() for parameter in model.parameters()), "gmac_per_s": round(macs / 1e9, 3)}
 
 
 def lstm_shapes(lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, None]:

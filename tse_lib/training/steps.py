@@ -83,29 +83,33 @@ def build_objective(conf: Config, learned: UncertaintyWeights | None = None) -> 
 
 
 class Clock:
-    """Where the time of a step goes. On a GPU it is measured by events there, and waited for only by `means`."""
+    """Where the time of a step goes. On a GPU it is measured by events there, and waited for only by `means`.
+
+    Also the processor's time of this process, which other work on the machine does not lengthen.
+    """
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
-        self.marks: list[tuple[str, Any]] = []
+        self.marks: list[tuple[str, Any, float]] = []
 
     def mark(self, name: str) -> None:
         """The time since the last mark was spent on `name`; on "", nobody asks for it."""
         now: Any = torch.cuda.Event(enable_timing=True) if self.on_gpu else time.perf_counter()
         if self.on_gpu:
             now.record()
-        self.marks.append((name, now))
+        self.marks.append((name, now, time.process_time()))
 
     def means(self) -> dict[str, float]:
-        """Seconds a step by name, over the steps (each begins with "") since the last call."""
+        """Seconds a step by name, `cpu_s` those of the processor, over the steps (begun with "") since the last."""
         if self.on_gpu:
             torch.cuda.synchronize()
-        seconds: dict[str, float] = {}
-        for (_, begin), (name, end) in zip(self.marks, self.marks[1:], strict=False):
+        seconds: dict[str, float] = {"cpu_s": 0.0}
+        for (_, begin, cpu_begin), (name, end, cpu_end) in zip(self.marks, self.marks[1:], strict=False):
             if name:
                 took = begin.elapsed_time(end) / 1000 if self.on_gpu else end - begin
                 seconds[name] = seconds.get(name, 0.0) + took
-        steps = max(1, sum(not name for name, _ in self.marks))
+                seconds["cpu_s"] += cpu_end - cpu_begin
+        steps = max(1, sum(not name for name, *_ in self.marks))
         self.marks = []
         return {name: total / steps for name, total in seconds.items()}
 

@@ -144,7 +144,7 @@ def rates_of(state: State, conf: Config) -> dict[str, float]:
 def report(state: State, run: Run, rates: dict[str, float], log: Log | None, exp: Path) -> None:
     """Log the means over the steps since the last report; warn of a GAN that goes wrong."""
     seconds = run.clock.means()
-    numbers = mean_of(state.interval) | rates | {name: round(seconds.get(name, 0.0), 5) for name in SPLIT}
+    numbers = mean_of(state.interval) | rates | {name: round(seconds.get(name, 0.0), 5) for name in (*SPLIT, "cpu_s")}
     state.interval = []
     if run.objective.learned:
         names = [term.name for term in run.conf.loss if term.learned]
