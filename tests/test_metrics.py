@@ -257,3 +257,47 @@ def test_confusion_is_nearness_to_another_talker(rng):
     assert presence.is_confused(target, [first, second], 0.3 * target + second)
     assert not presence.is_confused(target, [], first)
     assert not presence.is_confused(target, [0 * first], target)
+
+
+def tone(*levels_db: float | None) -> np.ndarray:
+    """Frames of 50 ms, each of this RMS level exactly (None: silence)."""
+    signs = np.tile([1.0, -1.0], RATE // 40)
+    return np.concatenate([signs * (0.0 if level is None else 10 ** (level / 20)) for level in levels_db])
+
+
+def test_partial_presence_in_closed_form():
+    """The target speaks in frames 2 to 5, with a pause in frame 4; a last half frame is not judged."""
+    half = np.ones(RATE // 40)
+    target = np.append(tone(None, None, -20, -30, None, -25, None, None), half * 0)
+    mixture = np.append(tone(-20, -20, -10, -10, -10, -10, -30, -30), half)
+    estimate = np.append(tone(-45, -35, -20, -51, -50, -44, -60, None), half)
+    found = presence.partial_presence(target, estimate, mixture, RATE)
+    assert (found.begin, found.end) == (2 * RATE // 20, 6 * RATE // 20)
+    inside, outside = (-20 - 51 - 50 - 44) / 4, (-45 - 35 - 60 - 100) / 4
+    assert found.attenuation_db == pytest.approx(-25 - outside, abs=1e-3)
+    assert found.contrast_db == pytest.approx(inside - outside, abs=1e-3)
+    assert found.false_accept == 1 / 4  # -35 dB; -45 dB is 25 dB below the mixture
+    assert found.false_reject == 1 / 3  # -51 dB is 21 dB below the target, -44 dB is 19
+
+
+def test_a_perfect_output_has_no_false_frames(rng):
+    target, other = speech_like(rng), speech_like(rng)
+    target[: RATE // 2] = target[-RATE // 2 :] = 0
+    found = presence.partial_presence(target, target, target + other, RATE)
+    assert found.false_accept == found.false_reject == 0 and found.attenuation_db > 40
+    same = presence.partial_presence(target, target + other, target + other, RATE)
+    assert same.attenuation_db == pytest.approx(0) and same.false_accept == 1
+
+
+def test_silence_in_the_mixture_is_not_judged():
+    target, mixture = tone(None, -20, None), tone(None, -20, -20)
+    found = presence.partial_presence(target, tone(-20, -20, -60), mixture, RATE)
+    assert found.false_accept == 0 and found.attenuation_db == pytest.approx(40, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"), [(tone(None, None), "silent target"), (tone(-20, -20), "the target speaks all the time")]
+)
+def test_without_a_stretch_nothing_can_be_said(target, reason):
+    with pytest.raises(Undefined, match=reason):
+        presence.partial_presence(target, target, tone(-10, -10), RATE)

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from scored_set import make_set, speech_like
 
+from tests import tiny
 from tse_lib import audio
 from tse_lib.bin import score as score_verb
+from tse_lib.bin.render import write_rendered
+from tse_lib.config import Sets, build
+from tse_lib.evaluation.results import presence_rows, quality_rows
 from tse_lib.evaluation.score import conditions, find_estimate, score
-from tse_lib.manifest import Mixture, Source, audio_path
+from tse_lib.evaluation.summary import summarise
+from tse_lib.manifest import Mixture, Source, audio_path, write_mixtures
 from tse_lib.metrics import presence, sdr
+from tse_lib.simulation.sample import sample_set
 
 RATE = 8000
 WITH_INTERFERER = {
@@ -183,6 +189,36 @@ def test_the_shares_make_the_whole(tmp_path):
     assert not (tmp_path / "part" / "1of1.jsonl").exists()  # of another number of jobs
     assert run(tmp_path, "2/2") == whole[1::2]
     assert {part.name for part in (tmp_path / "part").iterdir()} == {"1of2.jsonl", "2of2.jsonl"}
+
+
+def test_a_target_that_speaks_for_a_part_is_judged_by_frames(tmp_path, corpus_dir):
+    """Of two mixtures, each with the target from 0.4 to 1.4 s of 2 s, one output is the target, one the mixture."""
+    drawing = {**tiny.SIMULATION, "segment_s": 2.0, "target_absent": 0, "num_talkers": 2}
+    drawing |= {"target_presence": 0.5, "target_begin_s": 0.4}
+    chosen = {"num_mixtures": 2, "speech": "dev_speech", "noise": "noise_dev", "simulation": drawing}
+    sets = build(Sets, {"seed": 3, "sample_rate": RATE, "sets": {"test": chosen}}, "tiny")
+    _, mixtures = sample_set(corpus_dir, "test", sets)
+    write_mixtures(tmp_path / "data" / "mixtures.jsonl", mixtures)
+    for mixture, kind in zip(mixtures, ("target", "mixture"), strict=True):
+        write_rendered(str(tmp_path / "data"), mixture)
+        wave = audio.read(audio_path(tmp_path / "data", kind, mixture.mix_id))[0]
+        audio.write(tmp_path / "wav" / f"{mixture.mix_id}.wav", wave, RATE)
+    perfect, idle = run(tmp_path)
+    assert perfect["frame_false_accept"] == perfect["frame_false_reject"] == 0
+    assert perfect["frame_attenuation_db"] > 20 and perfect["frame_contrast_db"] > 20
+    assert perfect["stretch_si_sdr"] == sdr.CEILING_DB and perfect["stretch_si_sdri"] > 50
+    assert idle["frame_false_accept"] == 1 and idle["frame_attenuation_db"] == 0 and idle["stretch_si_sdri"] == 0
+    assert idle["stretch_si_sdr"] > idle["si_sdr"]  # nothing is disturbed by what lies outside
+    metrics = summarise([perfect, idle])["metrics"]
+    assert metrics["frame_false_accept_rate"]["mean"] == 0.5
+    shown = {row[0]: row[1] for row in presence_rows(metrics)}
+    assert shown["frames before and after, louder than mixture - 20 dB (false accept)"].startswith("50.0 %")
+    assert quality_rows(metrics)[-1][0] == "SI-SDR of the stretch in which the target speaks (dB)"
+
+
+def test_who_speaks_all_the_time_is_not(tmp_path):
+    make_set(tmp_path / "data", tmp_path / "wav", num_mixtures=1)
+    assert not [name for name in run(tmp_path)[0] if name.startswith(("frame_", "stretch_"))]
 
 
 def test_flac_or_wav_but_not_both(tmp_path):

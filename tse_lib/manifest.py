@@ -292,6 +292,11 @@ class Mixture:
         return self.talkers[1:] if self.target_present else self.talkers
 
     @property
+    def target_partial(self) -> bool:
+        """The one wanted talker begins or ends inside the mixture, after a pause or before one."""
+        return any(source.offset > 0 or source.fade_s > 0 for source in self.targets) and bool(self.enrolls)
+
+    @property
     def targets(self) -> tuple[Source, ...]:
         """The talkers that are wanted: one or nobody of an extraction, all of a separation."""
         if not self.enrolls:

@@ -339,6 +339,10 @@ def presence_rows(metrics: dict[str, Any]) -> list[list[str]]:
         ("target present: improved by more than 1 dB", "above_1db_rate", percent),
         ("target absent: attenuation (dB)", "ta_attenuation_db", None),
         ("target absent: louder than mixture - 20 dB (false accept)", "false_accept_rate", percent),
+        ("before and after its stretch: attenuation, 50 ms frames (dB)", "frame_attenuation_db", None),
+        ("its stretch over before and after: contrast of the output (dB)", "frame_contrast_db", None),
+        ("frames before and after, louder than mixture - 20 dB (false accept)", "frame_false_accept_rate", percent),
+        ("frames of its speech, quieter than target - 20 dB (false reject)", "frame_false_reject_rate", percent),
     ]
     return [
         [label, form(metrics[name], limits=True) if form else interval(metrics[name], 1), str(metrics[name]["n"])]

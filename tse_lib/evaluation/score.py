@@ -27,6 +27,7 @@ def score(
     sample_rate: int,
     interferers: Sequence[np.ndarray] = (),
     noisy: bool = False,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """All metrics of one output.
 
@@ -39,10 +40,13 @@ def score(
         reference: the target's image, None where the target is absent.
         interferers: the images of the other talkers.
         noisy: the mixture holds noise.
+        partial: the target speaks for a part of the mixture, so that silence is judged frame by frame, too.
 
     Returns:
-        Target present: the above and `tp_attenuation_db`, `confused`, `above_1db`. Target absent:
-        `ta_attenuation_db`, `false_accept`. `reasons` only where something is None.
+        Target present: the above and `tp_attenuation_db`, `confused`, `above_1db`. Target present for a part: also
+        `frame_{attenuation_db,contrast_db,false_accept,false_reject}` (`presence.partial_presence`), and of its stretch
+        alone `stretch_si_sdr` and `stretch_si_sdri`. Target absent: `ta_attenuation_db`, `false_accept`. `reasons` only
+        where something is None.
     """
     scores = _Scores()
     if reference is None:
@@ -66,6 +70,13 @@ def score(
     if interferers:
         scores.put("confused", lambda: presence.is_confused(reference, interferers, estimate))
     scores.put("above_1db", lambda: _known(si_sdri) > ABOVE_DB)
+    if partial:
+        frames = _partial_presence(reference, estimate, mixture, sample_rate)
+        for name in ("attenuation_db", "contrast_db", "false_accept", "false_reject"):
+            scores.put(f"frame_{name}", _taker(frames, name))
+        if isinstance(frames, presence.PartialPresence):
+            part = slice(frames.begin, frames.end)
+            both("stretch_si_sdr", "stretch_si_sdri", lambda signal: si_sdr(reference[part], signal[part]))
     return scores.result()
 
 
@@ -113,7 +124,16 @@ def _bss_eval_each(references: np.ndarray, estimates: list[np.ndarray]) -> list[
         return [one for estimate in estimates for one in _bss_eval_each(references, [estimate])]
 
 
-def _taker(result: BssEval | Undefined, name: str) -> Callable[[], float]:
+def _partial_presence(
+    reference: np.ndarray, estimate: np.ndarray, mixture: np.ndarray, sample_rate: int
+) -> presence.PartialPresence | Undefined:
+    try:
+        return presence.partial_presence(reference, estimate, mixture, sample_rate)
+    except Undefined as error:
+        return error
+
+
+def _taker(result: BssEval | presence.PartialPresence | Undefined, name: str) -> Callable[[], float]:
     def take() -> float:
         if isinstance(result, Undefined):
             raise result
@@ -147,7 +167,8 @@ def score_mixture(
     if mixture.enrolls:
         others = [rendered(f"interferer{number}") for number in range(1, len(mixture.interferers) + 1)]
         reference = rendered("target") if mixture.target_present else None
-        metrics = score(reference, estimates[0], mixed, mixture.sample_rate, others, noisy)
+        partial = mixture.target_partial
+        metrics = score(reference, estimates[0], mixed, mixture.sample_rate, others, noisy, partial)
         return [{"mix_id": mixture.mix_id, **conditions(mixture, genders), **metrics}]
     references = [rendered(f"source{number}") for number in range(1, len(mixture.talkers) + 1)]
     lines = []

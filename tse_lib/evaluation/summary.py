@@ -13,7 +13,13 @@ BLOCK = 200  # resamples at a time: bounds the memory of large sets
 DECIMALS = 6
 
 # names in scores.jsonl -> names of their means, where these differ
-RATES = {"false_accept": "false_accept_rate", "confused": "confusion_rate", "above_1db": "above_1db_rate"}
+RATES = {
+    "false_accept": "false_accept_rate",
+    "confused": "confusion_rate",
+    "above_1db": "above_1db_rate",
+    "frame_false_accept": "frame_false_accept_rate",
+    "frame_false_reject": "frame_false_reject_rate",
+}
 
 
 class Measure(NamedTuple):
@@ -35,10 +41,12 @@ MEASURES = (
     Measure("pesq_nb", "pesq_nb_gain", "PESQ (narrow band)", "", 2),
     Measure("stoi", "stoi_gain", "STOI", "", 3),
     Measure("estoi", "estoi_gain", "ESTOI", "", 3),
+    Measure("stretch_si_sdr", "stretch_si_sdri", "SI-SDR of the stretch in which the target speaks", "dB", 2),
 )
 METRICS = [
     *(name for measure in MEASURES for name in (measure.name, f"{measure.name}_mixture", measure.improvement)),
     "tp_attenuation_db", "confused", "above_1db", "ta_attenuation_db", "false_accept",
+    "frame_attenuation_db", "frame_contrast_db", "frame_false_accept", "frame_false_reject",
 ]  # fmt: skip
 
 

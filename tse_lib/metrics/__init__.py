@@ -8,5 +8,5 @@ Conventions:
 Metrics:
     sdr: SI-SDR, and SDR, SIR, SAR of BSS Eval v3.
     perceptual: PESQ, STOI, ESTOI.
-    presence: attenuation, false accept, confusion.
+    presence: attenuation, false accept, confusion; the same by frames where the target speaks for a part.
 """
