@@ -242,18 +242,18 @@ def test_a_level_that_runs_away_is_told_and_ends_it(corpus, corpus_dir, tmp_path
     assert capsys.readouterr().err.count("outside level_ratio 50 to 60") == 2
 
 
-def test_a_collapse_is_told_in_a_row_only():
+def test_a_collapse_is_told_in_a_row_only(tmp_path):
     state, gan = new_state(conf_of(), CPU), conf_of({"stop_after": 2}).train.gan
     good, bad = {"level_db": 0.0, "discriminator": 0.5}, {"level_db": 0.0, "discriminator": 0.001}
     state.step = 3
-    note_alarms(state, gan, bad, "exp")  # alone, it may be sure
+    note_alarms(state, gan, bad, tmp_path)  # alone, it may be sure
     assert state.alarms == {}
     state.step = 5
     for numbers in (bad, good, bad):
-        note_alarms(state, gan, numbers, "exp")
+        note_alarms(state, gan, numbers, tmp_path)
     assert state.alarms == {"collapse": 1}
     with pytest.raises(ValueError, match=r"for 2 reports in a row: the discriminator's loss is 0.001, below"):
-        note_alarms(state, gan, bad, "exp")
+        note_alarms(state, gan, bad, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ the conf

@@ -76,6 +76,11 @@ def test_job_is_replaced_as_a_whole_word_only(tmp_path):
     assert sorted(path.name for path in (tmp_path / "log").glob("*.log")) == ["x.2.log", "x.3.log"]
 
 
+def test_a_command_knows_where_its_output_is_kept(tmp_path):
+    assert launch("log/x.log", "sh", "-c", "echo $TSE_LOG", cwd=tmp_path).returncode == 0
+    assert body(tmp_path / "log/x.log") == [str(tmp_path / "log" / "x.log")]
+
+
 def test_options_may_follow_job_as_in_kaldi(tmp_path):
     assert launch("--mem", "4G", "JOB=1:2", "--num-threads", "3", "x.JOB.log", "env", cwd=tmp_path).returncode == 0
     lines = body(tmp_path / "x.1.log")

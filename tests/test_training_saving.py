@@ -147,6 +147,41 @@ def test_asked_to_stop_it_finishes_the_step_and_saves(corpus, corpus_dir, tmp_pa
     assert [line["step"] for line in lines_of(exp / "log" / "train.jsonl")] == list(range(1, 9))
 
 
+def test_what_was_said_can_be_read_later(corpus, corpus_dir, tmp_path, monkeypatch, capsys):
+    """After a crash the lines of steps that are taken again are there once, as are those of a kill in mid-line."""
+
+    def crash():
+        raise KeyError("crash")
+
+    monkeypatch.delenv("TSE_LOG", raising=False)
+    exp, log = tmp_path / "exp", tmp_path / "exp" / "log" / "train.log"
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        at_step(patch, 7, crash)
+        run(conf_with({"save_every": 5}), corpus, corpus_dir, exp)
+    with open(log, "a") as file:
+        file.write("warning: step 7: the gradient is not finite\nstep 8/8  lo")
+    assert "step 7/8  loss" in log.read_text()
+    capsys.readouterr()
+    run(conf_with({"save_every": 5}), corpus, corpus_dir, exp)
+    lines = log.read_text().splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith("step ") and "/" in line.split()[1]] == [
+        f"step {step}/8" for step in range(1, 9)
+    ]
+    assert [line.split(", ")[-1] for line in lines if line.startswith("# Started at ")] == ["step 0", "step 5"]
+    assert [line for line in lines if "on the development set" in line][-1] == lines[-1]
+    assert "warning" not in log.read_text()
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line in said] == said  # what is on the terminal is there, too
+
+
+def test_what_the_launcher_keeps_is_not_kept_twice(corpus, corpus_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("TSE_LOG", str(tmp_path / "exp" / "log" / "finetune.log"))
+    run(conf_with({"max_steps": 1}), corpus, corpus_dir, tmp_path / "exp")
+    assert not (tmp_path / "exp" / "log" / "train.log").exists()
+    run(conf_with({"max_steps": 1}), corpus, corpus_dir, tmp_path / "other")
+    assert (tmp_path / "other" / "log" / "train.log").exists()
+
+
 def test_reports_are_whole_wherever_a_run_was_stopped(corpus, corpus_dir, tmp_path, monkeypatch):
     """A report is the mean over all of its steps, also of those before the stop."""
     conf = conf_with({"log_every": 4})

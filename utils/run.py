@@ -302,7 +302,12 @@ def run_task(task: Task) -> int:
     started, clock = time.time(), time.monotonic()
     code, number = 0, 0
     threads = task["threads"]
-    environment = {**os.environ, **task["environment"], "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        **task["environment"],
+        "PYTHONUNBUFFERED": "1",
+        "TSE_LOG": os.path.abspath(task["log"]),
+    }
     if threads:
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     os.makedirs(os.path.dirname(task["log"]) or ".", exist_ok=True)

@@ -57,7 +57,7 @@ class NotFinite:
             faults = [fault for fault in distributed.gather(find_fault(run, batches)) if fault]
             what = "; ".join(faults) or "only in the backward pass"
             self.first = f"step {state.step}: the gradient is not finite ({what}; lr {lr:.3g})"
-            warn(f"{self.first}; skipped")
+            warn(f"{self.first}; skipped", exp)
         if self.in_a_row >= self.AT_MOST:
             raise ValueError(
                 f"{exp}: the gradient was not finite in {self.AT_MOST} steps in a row, at step {state.step}; "
@@ -88,7 +88,7 @@ def note_alarms(state: State, gan: Gan, numbers: dict[str, float], exp: Path) ->
     for name, message in found.items():
         if gan.stop_after and state.alarms[name] >= gan.stop_after:
             raise ValueError(f"{exp}: step {state.step}, for {state.alarms[name]} reports in a row: {message}")
-        warn(f"step {state.step}: {message}")
+        warn(f"step {state.step}: {message}", exp)
 
 
 class BadFiles:

@@ -1,7 +1,10 @@
-"""What a run tells: log/train.jsonl, log/valid.jsonl, TensorBoard, and lines to read."""
+"""What a run tells: log/train.jsonl, log/valid.jsonl, TensorBoard, and lines to read, which log/train.log keeps."""
 
 import json
+import os
+import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,34 @@ COUNTS = ("skipped", "bad_files")
 SPLIT = ("data_s", "forward_s", "backward_s", "optimizer_s")  # of a step's time
 
 
-def say(line: str) -> None:
-    """A line on the terminal and in the stage's log (log/train.log), above the progress bar; of the first process."""
+def say(line: str, exp: Path | None = None) -> None:
+    """A line on the terminal, above the progress bar, and in exp/log/train.log; of the first process."""
     if distributed.is_main():
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
+        keep(line, exp)
 
 
-def warn(line: str) -> None:
+def warn(line: str, exp: Path | None = None) -> None:
     if distributed.is_main():
         tqdm.write(f"warning: {line}", file=sys.stderr)
+        keep(f"warning: {line}", exp)
+
+
+def keep(line: str, exp: Path | None) -> None:
+    path = own_log(exp) if exp else None
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
+def own_log(exp: Path) -> Path | None:
+    """exp/log/train.log; None where the launcher (utils/run.py) keeps all that is said in a file of the same folder."""
+    launcher = os.environ.get("TSE_LOG")
+    if launcher and Path(launcher).parent.absolute() == (exp / "log").absolute():
+        return None
+    return exp / "log" / "train.log"
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -46,15 +67,23 @@ def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, float]:
 
 
 class Log:
-    """train.jsonl, valid.jsonl and TensorBoard. After a restart, lines behind the restored step are dropped."""
+    """All that is told in `exp`. After a restart, lines behind the restored step are dropped."""
 
     def __init__(self, exp: Path, step: int):
+        self.exp = exp
         self.paths = {name: exp / "log" / f"{name}.jsonl" for name in ("train", "valid")}
         for path in self.paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             with replace_file(path) as file:
                 file.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+        told = own_log(exp)
+        if told and told.exists():
+            with open(told, encoding="utf-8", errors="replace", newline="\n") as file:
+                lines = [line for line in file if line.endswith("\n") and step_told(line) <= step]
+            with replace_file(told) as file:
+                file.writelines(lines)
+        keep(f"# Started at {time.strftime('%Y-%m-%d %H:%M:%S %z')}, step {step}", exp)
         self.board: Any = None
         self.heard: set[str] = set()
         try:
@@ -69,7 +98,7 @@ class Log:
         if self.board:
             for key, value in curriculum.items():
                 self.board.add_scalar(f"curriculum/{key}", value, step)
-        say(line_of(step, max_steps, scalars))
+        say(line_of(step, max_steps, scalars), self.exp)
 
     def valid(self, step: int, scalars: dict[str, float], is_best: bool) -> None:
         self._write("valid", step, scalars)
@@ -77,7 +106,7 @@ class Log:
             self.board.flush()
         shown = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items() if name not in ("best", "seconds"))
         new = " (a new best)" if is_best else f" (best {scalars['best']:.2f})"
-        say(f"step {step}: on the development set {shown}{new}")
+        say(f"step {step}: on the development set {shown}{new}", self.exp)
 
     def audio(self, step: int, waves: dict[str, Tensor], sample_rate: int) -> None:
         """waves (T,) by name; what is above full scale is turned down. Only estimates change: the rest is told once."""
@@ -92,6 +121,12 @@ class Log:
         if self.board:
             for key, value in scalars.items():
                 self.board.add_scalar(f"{name}/{key}", value, step)
+
+
+def step_told(line: str) -> int:
+    """The step of a line that `say` or `warn` wrote; 0 of others."""
+    found = re.match(r"(?:warning: )?step (\d+)[/:]", line)
+    return int(found[1]) if found else 0
 
 
 def line_of(step: int, max_steps: int, scalars: dict[str, float]) -> str:

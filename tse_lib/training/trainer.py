@@ -41,7 +41,8 @@ from tse_lib.training.steps import STEPS, Run, inputs, new_run, to_device
 def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: torch.device) -> State:
     """Train to `conf.train.max_steps`, or on from the newest checkpoint in `exp`.
 
-    Writes exp/{config.yaml,last.pt,best.pt,step_*.pt,milestone_*.pt,log/train.jsonl,log/valid.jsonl,tensorboard/}.
+    Writes exp/{config.yaml,last.pt,best.pt,step_*.pt,milestone_*.pt,tensorboard/}, exp/log/{train,valid}.jsonl and
+    exp/log/train.log.
     After a SIGTERM or SIGUSR1 the step is finished and saved; the state's `stopped_by` names the signal.
 
     Raises:
@@ -106,14 +107,14 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
                     saving.save_last(saved, conf, exp)
     bar.close()
     if state.stopped_by:
-        say(f"{state.stopped_by}: step {state.step} of {options.max_steps} is finished and saved; start it again")
+        say(f"{state.stopped_by}: step {state.step} of {options.max_steps} is finished and saved; start it again", exp)
     distributed.barrier()
     return state
 
 
 def restore(state: State, conf: Config, exp: Path) -> None:
     """Put a new state where the newest whole checkpoint of `exp` was; without any, note the conf there."""
-    saved = saving.newest_whole(exp, warn)
+    saved = saving.newest_whole(exp, lambda line: warn(line, exp))
     distributed.barrier()  # before one of them writes there
     if saved is None:
         if distributed.is_main():
@@ -124,7 +125,7 @@ def restore(state: State, conf: Config, exp: Path) -> None:
     state.restore(saved)
     now, then = distributed.world_size(), saved.get("processes", distributed.world_size())
     if now != then:
-        say(f"{exp}: {now} processes, before there were {then}: the same mixtures, but sums are rounded otherwise")
+        say(f"{exp}: {now} processes, before there were {then}: the same mixtures, but sums are rounded otherwise", exp)
 
 
 def is_patience_over(state: State, conf: Config) -> bool:
