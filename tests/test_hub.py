@@ -36,7 +36,10 @@ def test_v1_to_a_packed_model(tmp_path, capsys):
     raw = weights_of(HIFI_TSE_V1, 1)
     torch.save({"generator": raw, "step": 5, "optimizer_g": {"state": {}}}, tmp_path / "v1.pt")
     assert main(["convert", str(tmp_path / "v1.pt"), "-o", str(tmp_path / "packed")]) == 0
-    assert "HiFi-TSE v1, raw weights (generator), step 5; 7,805,420 parameters" in capsys.readouterr().out
+    assert (
+        "HiFi-TSE v1, raw weights (generator), step 5; hifi_tse, 48000 Hz, 7,805,420 parameters"
+        in capsys.readouterr().out
+    )
     loaded = tse_lib.load(tmp_path / "packed")
     assert loaded.sample_rate == 48000
     assert loaded.model.film is None and list(loaded.model.gridnet.reinject_layers) == ["0", "2", "4"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from tse_lib.files import temporary_for
 
@@ -61,7 +62,8 @@ def read_tensors(path: str | Path) -> Any:
     if damaged:
         raise ValueError(f"{path}: damaged (checksum of record {damaged} does not match); take an older checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([TorchVersion]):  # a string; Asteroid's files tell it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "a Python object"
         raise ValueError(

@@ -10,6 +10,7 @@ import torch
 
 from tests.parity import rule
 from tests.parity.test_parity import ADAPTERS, extract, fill
+from tse_lib.hub.names import Names
 from tse_lib.models import build_model
 
 HERE = Path(__file__).parent
@@ -65,9 +66,9 @@ def small_network():
     torch.set_default_dtype(torch.float64)
     config = {"n_fft": 64, "win_length": 48, "hop_length": 24, "bands": [[0, 9], [8, 20], [20, 32]], "feature_dim": 8}
     config |= {"lstm_hidden": 6, "num_heads": 2, "reinject_at": [0, 1], "film": True, "num_gridnet_blocks": 2}
-    network = build_model("hifi_tse", ADAPTERS["hifi_tse"].params(config), 8000).eval()
+    network = build_model("hifi_tse", ADAPTERS["hifi_tse"].params(config, []), 8000).eval()
     keys = {key: list(value.shape) for key, value in network.state_dict().items()}
-    fill(network, keys, {}, lambda key: key)
+    fill(network, keys, {}, Names("** **"))
     return network
 
 

@@ -1,43 +1,169 @@
-"""Strict importers of other projects' checkpoints: nothing is executed, no name may be missing or left over."""
+"""Strict importers of other projects' checkpoints: nothing is executed, no tensor may be missing or left over.
 
+Each importer is a file with `recognise(source)`, `read(source, given)`, which says what our network is and hands over
+the published tensors, `names_of(name, params)`, the table of their names, and `write(...)`, which makes such a file.
+"""
+
+import inspect
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tse_lib import checkpoint
-from tse_lib.hub import hifi_tse
-from tse_lib.models import build_model
+from tse_lib.hub import asteroid, espnet, hifi_tse, look2hear, mossformer2, polsess, sepmamba, speechbrain
+from tse_lib.hub.found import Found, Given
+from tse_lib.hub.names import Names, from_published, to_published
+from tse_lib.hub.public import PUBLIC
+from tse_lib.hub.source import Source, hugging_face_cache, opened
+from tse_lib.models import MODELS, build_model
+from tse_lib.models.presets import PRESETS
 
-# name -> (module with `recognise` and `read`, our model, its sample rate)
-IMPORTERS = {
-    "hifi_tse": (hifi_tse, "hifi_tse", hifi_tse.SAMPLE_RATE),
+
+@dataclass(frozen=True)
+class Importer:
+    """A published layout.
+
+    Attributes:
+        models: those of ours that it can hold.
+        recognise, read, names_of, write: see above.
+        has_options: its files say what the network is.
+    """
+
+    models: tuple[str, ...]
+    recognise: Callable[[Source], bool]
+    read: Callable[[Source, Given], Found]
+    names_of: Callable[[str, Mapping[str, Any]], Names]
+    write: Callable[[Path, str, Mapping[str, Any], int, dict[str, Tensor]], None]
+    has_options: bool = True
+
+
+def _importer(module: Any, *models: str, has_options: bool = True) -> Importer:
+    return Importer(models, module.recognise, module.read, module.names_of, module.write, has_options)
+
+
+IMPORTERS = {  # the first that recognises a source reads it
+    "hifi_tse": _importer(hifi_tse, "hifi_tse", has_options=False),
+    "polsess": _importer(polsess, "conv_tasnet", "dprnn", "sepformer", "spmamba", "mossformer2"),
+    "mossformer2": _importer(mossformer2, "mossformer2", has_options=False),
+    "mossformer2_hf": Importer(
+        ("mossformer2",),
+        mossformer2.recognise_hugging_face,
+        mossformer2.read_hugging_face,
+        mossformer2.hugging_face_names_of,
+        mossformer2.write_hugging_face,
+    ),
+    "asteroid": _importer(asteroid, "conv_tasnet", "dprnn", "dptnet"),
+    "look2hear": _importer(look2hear, "spmamba"),
+    "sepmamba": _importer(sepmamba, "sepmamba", has_options=False),
+    "espnet": _importer(espnet, "tf_gridnet", "dptnet"),
+    "speechbrain": _importer(speechbrain, "sepformer", "conv_tasnet", "dprnn"),
 }
 
 
-def import_checkpoint(path: str | Path) -> tuple[str, dict[str, Any], int, dict[str, Tensor], str]:
+def import_checkpoint(
+    path: str | Path, preset: str | None = None, config: str | Path | None = None, sample_rate: int | None = None
+) -> tuple[str, dict[str, Any], int, dict[str, Tensor], str]:
     """(model name, its params, sample rate, weights, what was recognised) of a checkpoint of another project.
 
+    Args:
+        path: a file, a folder, a zip archive, a folder of Hugging Face's cache, or a name of PUBLIC that is in it.
+        preset: what the network is, of PRESETS, where the checkpoint does not say it.
+        config: a file of the other project that says it.
+        sample_rate: in Hz, where nothing of these says it.
+
     Raises:
-        ValueError: not recognised, asks to run code, or its tensors do not fit the network exactly.
+        FileNotFoundError: nothing is there.
+        ValueError: not recognised, damaged, asks to run code, has options that are not built here, or its tensors do
+            not fit the network exactly.
     """
-    saved = checkpoint.read_tensors(path)
-    for module, name, sample_rate in IMPORTERS.values():
-        if module.recognise(saved):
-            weights, params, told = module.read(saved)
-            refuse_misfit(path, weights, build_model(name, params, sample_rate).state_dict())
-            return name, params, sample_rate, weights, told
-    keys = ", ".join(list(saved)[:5]) if isinstance(saved, dict) else type(saved).__name__
-    raise ValueError(f"{path}: not recognised (it holds {keys}); known: {', '.join(IMPORTERS)}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"--preset {preset}: unknown; tse models lists {', '.join(PRESETS)}")
+    given = Given(sample_rate=sample_rate)
+    if preset:
+        facts = PRESETS[preset]
+        given = Given((facts["name"], facts["params"], sample_rate or facts["sample_rate"]), sample_rate)
+    with opened(_located(path), config) as source:
+        importer = next((importer for importer in IMPORTERS.values() if importer.recognise(source)), None)
+        if importer is None:
+            raise ValueError(f"{path}: not recognised (it holds {_content(source)}); known: {', '.join(IMPORTERS)}")
+        known = next((public for public in PUBLIC.values() if public.repo == source.repo), None)
+        if known and not sample_rate:
+            given = Given(given.model, known.sample_rate)
+        found = importer.read(source, given)
+        if found.name not in importer.models:
+            raise ValueError(f"{path}: {found.told} cannot be a {found.name}; --preset must be of its kind")
+        names = importer.names_of(found.name, complete(found.name, found.params))
+        wanted = build_model(found.name, found.params, found.sample_rate, task=None).state_dict()
+        weights = from_published(found.tensors, names, wanted, str(path))
+    return found.name, found.params, found.sample_rate, weights, found.told
 
 
-def refuse_misfit(path: str | Path, weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    wrong = [key for key in wanted.keys() & weights.keys() if wanted[key].shape != weights[key].shape]
-    faults = [
-        f"{len(keys)} {kind}: {', '.join(keys[:5])}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(wrong)))
-        if keys
-    ]
-    if faults:
-        raise ValueError(f"{path}: tensors do not fit; {'; '.join(faults)}")
+def export_checkpoint(
+    importer: str, path: str | Path, name: str, params: Mapping[str, Any], sample_rate: int, weights: dict[str, Tensor]
+) -> None:
+    """Write our network in a published layout, to compare with the project it comes from; read back and compared.
+
+    Raises:
+        ValueError: the layout does not hold such a network.
+        FileExistsError: something is at `path` already.
+    """
+    path = Path(path)
+    if importer not in IMPORTERS:
+        raise ValueError(f"--to {importer}: no such layout; known: {', '.join(IMPORTERS)}")
+    layout = IMPORTERS[importer]
+    if name not in layout.models:
+        fitting = [key for key, other in IMPORTERS.items() if name in other.models]
+        raise ValueError(
+            f"--to {importer}: it has no {name}, only {', '.join(layout.models)}; try {', '.join(fitting)}"
+        )
+    if path.exists():
+        raise FileExistsError(f"{path}: exists already")
+    full = complete(name, params)
+    published = to_published(weights, layout.names_of(name, full))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        layout.write(partial, name, full, sample_rate, published)
+        given = Given(None if layout.has_options else (name, dict(full), sample_rate), sample_rate)
+        with opened(partial) as source:
+            found = layout.read(source, given)
+        again, there = complete(found.name, found.params), found.tensors
+        lost = [key for key, value in full.items() if again.get(key) != value]
+        if found.name != name or lost:
+            raise ValueError(f"--to {importer}: it cannot say {', '.join(f'{key}: {full[key]!r}' for key in lost)}")
+        if there.keys() != published.keys() or any(not there[key].equal(published[key]) for key in there):
+            raise OSError(f"{path}: differs when read back; the disk may be failing")
+        os.replace(partial, path)
+
+
+def complete(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a network: those given, and the defaults of the others that say what it is."""
+    told = {key: option.default for key, option in inspect.signature(MODELS[name]).parameters.items()}
+    told = {key: value for key, value in told.items() if key not in ("gradient_checkpointing", "sample_rate")}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in {**told, **params}.items()}
+
+
+def _located(path: str | Path) -> Path:
+    """A path, or where the public checkpoint of this name lies in Hugging Face's cache."""
+    public = PUBLIC.get(str(path)) or next((one for one in PUBLIC.values() if one.repo == str(path)), None)
+    if public is None or Path(path).exists():
+        return Path(path)
+    folder = hugging_face_cache() / f"models--{public.repo.replace('/', '--')}"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{path}: neither a path nor in Hugging Face's cache ({folder}); `huggingface-cli download {public.repo}` "
+            "puts it there"
+        )
+    return folder
+
+
+def _content(source: Source) -> str:
+    if isinstance(source.saved, dict):
+        return ", ".join(map(str, list(source.tensors or source.saved)[:5])) or "nothing"
+    if source.folder is not None and source.saved is None:
+        return ", ".join(sorted(path.name for path in source.folder.iterdir())[:8]) or "nothing"
+    return type(source.saved).__name__

@@ -17,6 +17,7 @@ The defaults are the paper's best network, which is Asteroid's too: 5,050,545 pa
   frame normalised by itself at the input, ReLU on frames and masks. Its causal convolutions are padded twice and so
   end one dilation too early (`late: true`), and its recipe's norm is that of the whole utterance: only `norm: cLN` (or
   LN) and `causal: true` together make a network that hears no future beyond a frame (`kernel_size - 1` samples).
+  Those that are not causal are padded with a reflection of the frames, where others have zeros (`reflect: true`).
 """
 
 import torch
@@ -78,9 +79,11 @@ class Block(nn.Module):
         norm: str,
         causal: bool,
         late: bool,
+        reflect: bool,
         bias: bool,
     ):
         super().__init__()
+        self.padding_mode = "reflect" if reflect else "constant"
         reach = (kernel_size - 1) * dilation
         before = reach if causal else reach // 2
         self.padding = (before + (reach // 2 if late else 0), reach - before)
@@ -98,7 +101,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, D, L) -> (B, D, L) and the skip (B, D', L)."""
         y = self.in_norm(self.in_act(self.in_conv(x)))
-        y = self.depth_conv(F.pad(y, self.padding))[..., : x.shape[-1]]
+        y = self.depth_conv(F.pad(y, self.padding, self.padding_mode))[..., : x.shape[-1]]
         y = self.depth_norm(self.depth_act(y))
         return x + self.res_conv(y), None if self.skip_conv is None else self.skip_conv(y)
 
@@ -115,6 +118,8 @@ class ConvTasNet(nn.Module):
         input_norm: the norm before the bottleneck, where it is another one.
         causal: the depthwise convolutions see the past only.
         late: they end half their reach earlier.
+        reflect: frames are reflected at both ends, where zeros would be padded; a mixture that is too short for that
+            gets zeros at its end.
         encoder_relu: ReLU on the frames.
         mask: sigmoid or relu.
         bias: of the convolutions of bottleneck, blocks and masks.
@@ -136,6 +141,7 @@ class ConvTasNet(nn.Module):
         input_norm: str = "",
         causal: bool = False,
         late: bool = False,
+        reflect: bool = False,
         encoder_relu: bool = False,
         mask: str = "sigmoid",
         bias: bool = True,
@@ -146,11 +152,13 @@ class ConvTasNet(nn.Module):
             if value not in NORMS:
                 raise ValueError(f"{option}: '{value}' is none of {', '.join(NORMS)}")
         self.num_sources, self.encoder_relu, self.mask = num_sources, encoder_relu, mask
+        reach = (conv_kernel_size - 1) * 2 ** (num_blocks - 1)  # reflecting that many frames needs one more
+        self.least = kernel_size + stride * (reach if causal else reach - reach // 2) if reflect else 0
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = NORMS[input_norm or norm](num_filters)
         self.bottleneck = nn.Conv1d(num_filters, bottleneck_dim, 1, bias=bias)
         self.blocks = nn.ModuleList(
-            Block(bottleneck_dim, hidden_dim, skip_dim, conv_kernel_size, 2**number, norm, causal, late, bias)
+            Block(bottleneck_dim, hidden_dim, skip_dim, conv_kernel_size, 2**number, norm, causal, late, reflect, bias)
             for _ in range(num_repeats)
             for number in range(num_blocks)
         )
@@ -160,7 +168,8 @@ class ConvTasNet(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> sources (B, S, C, T). Channels are separated one by one."""
-        frames = to_frames(self.encoder, mixture)  # (B*C, N, L)
+        padded = F.pad(mixture, (0, max(0, self.least - mixture.shape[-1])))
+        frames = to_frames(self.encoder, padded)  # (B*C, N, L)
         frames = frames.relu() if self.encoder_relu else frames
         x, skips = self.bottleneck(self.norm(frames)), None
         for block in self.blocks:

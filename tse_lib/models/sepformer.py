@@ -55,13 +55,15 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Positions and layers: (rows, steps, D) -> the same."""
 
-    def __init__(self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float):
+    def __init__(self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool):
         super().__init__()
+        self.use_positions = use_positions
         self.layers = nn.ModuleList(Layer(dim, ffn_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + positions(x.shape[1], x.shape[2], x)
+        if self.use_positions:
+            x = x + positions(x.shape[1], x.shape[2], x)
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -70,11 +72,12 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """A transformer within chunks, then one across them: (B, N, J, K) -> the same."""
 
-    def __init__(self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float):
+    def __init__(self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool):
         super().__init__()
-        self.intra = Transformer(num_layers, dim, ffn_dim, num_heads, dropout)
+        sizes = (num_layers, dim, ffn_dim, num_heads, dropout, use_positions)
+        self.intra = Transformer(*sizes)
         self.intra_norm = nn.GroupNorm(1, dim, 1e-8)
-        self.inter = Transformer(num_layers, dim, ffn_dim, num_heads, dropout)
+        self.inter = Transformer(*sizes)
         self.inter_norm = nn.GroupNorm(1, dim, 1e-8)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +95,7 @@ class SepFormer(nn.Module):
         num_heads, ffn_dim: of the layers.
         chunk_size: frames of a chunk, even.
         dropout: in attentions, feed-forward layers and on residuals, while training.
+        use_positions: add them to what each transformer sees.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class SepFormer(nn.Module):
         ffn_dim: int = 1024,
         chunk_size: int = 250,
         dropout: float = 0.0,
+        use_positions: bool = True,
     ):
         super().__init__()
         check_chunks(chunk_size, "half")
@@ -116,7 +121,7 @@ class SepFormer(nn.Module):
         self.norm = nn.GroupNorm(1, num_filters, 1e-8)
         self.bottleneck = nn.Conv1d(num_filters, num_filters, 1, bias=False)
         self.blocks = nn.ModuleList(
-            Block(num_layers, num_filters, ffn_dim, num_heads, dropout) for _ in range(num_blocks)
+            Block(num_layers, num_filters, ffn_dim, num_heads, dropout, use_positions) for _ in range(num_blocks)
         )
         self.head = MaskHead(num_sources, num_filters, num_filters, "half")
         self.decoder = nn.ConvTranspose1d(num_filters, 1, kernel_size, stride, bias=False)
