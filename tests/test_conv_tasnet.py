@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests import separator
-from tse_lib.models.conv_tasnet import NORMS, ConvTasNet, CumulativeNorm
+from tse_lib.models.conv_tasnet import ConvTasNet
+from tse_lib.nn.tcn import NORMS, CumulativeNorm
 
 SMALL = {"num_filters": 12, "bottleneck_dim": 8, "hidden_dim": 10, "skip_dim": 6, "num_blocks": 3, "num_repeats": 2}
 VARIANTS = {
@@ -54,7 +55,7 @@ def test_it_does_where_norm_or_convolutions_see_it(options):
 
 def test_cumulative_norm_of_each_prefix():
     x = separator.noise(2, 5, 30).double() + 3
-    norm = CumulativeNorm(5).double()
+    norm = CumulativeNorm(5, 1e-8).double()
     whole = torch.nn.GroupNorm(1, 5, 1e-8).double()
     for end in (1, 2, 17, 30):
         torch.testing.assert_close(norm(x)[..., end - 1], whole(x[..., :end])[..., -1], rtol=1e-6, atol=1e-8)
@@ -62,7 +63,7 @@ def test_cumulative_norm_of_each_prefix():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms_scale_and_shift_channels(norm):
-    layer, x = NORMS[norm](5), separator.noise(2, 5, 30)
+    layer, x = NORMS[norm](5, 1e-8), separator.noise(2, 5, 30)
     plain = layer(x)
     with torch.no_grad():
         layer.weight.copy_(torch.arange(5.0))

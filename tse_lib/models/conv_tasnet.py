@@ -20,90 +20,11 @@ The defaults are the paper's best network, which is Asteroid's too: 5,050,545 pa
   Those that are not causal are padded with a reflection of the frames, where others have zeros (`reflect: true`).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tse_lib.nn.filterbank import MASKS, check_mask, to_frames, to_waves
-
-EPS = 1e-8  # of all norms
-
-
-class CumulativeNorm(nn.Module):
-    """Mean and variance of all channels from the beginning to each frame (the paper's cLN)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, L) -> (B, D, L)."""
-        frames = torch.arange(1, x.shape[-1] + 1, device=x.device)
-        mean = x.mean(1, keepdim=True).cumsum(-1) / frames  # (B, 1, L)
-        power = x.square().mean(1, keepdim=True).cumsum(-1) / frames
-        deviation = ((power - mean.square()).clamp_min(0) + EPS).sqrt()
-        return (x - mean) / deviation * self.weight[:, None] + self.bias[:, None]
-
-
-class FrameNorm(nn.Module):
-    """Mean and variance of all channels of each frame by itself."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, L) -> (B, D, L)."""
-        return F.layer_norm(x.transpose(1, 2), self.weight.shape, self.weight, self.bias, EPS).transpose(1, 2)
-
-
-NORMS = {
-    "gLN": lambda dim: nn.GroupNorm(1, dim, EPS),  # over channels and all frames
-    "cLN": CumulativeNorm,
-    "LN": FrameNorm,
-}
-
-
-class Block(nn.Module):
-    """One dilated block; without `skip_dim` it has a residual only."""
-
-    def __init__(
-        self,
-        dim: int,
-        hidden_dim: int,
-        skip_dim: int,
-        kernel_size: int,
-        dilation: int,
-        norm: str,
-        causal: bool,
-        late: bool,
-        reflect: bool,
-        bias: bool,
-    ):
-        super().__init__()
-        self.padding_mode = "reflect" if reflect else "constant"
-        reach = (kernel_size - 1) * dilation
-        before = reach if causal else reach // 2
-        self.padding = (before + (reach // 2 if late else 0), reach - before)
-        self.in_conv = nn.Conv1d(dim, hidden_dim, 1, bias=bias)
-        self.in_act = nn.PReLU()
-        self.in_norm = NORMS[norm](hidden_dim)
-        self.depth_conv = nn.Conv1d(
-            hidden_dim, hidden_dim, kernel_size, dilation=dilation, groups=hidden_dim, bias=bias
-        )
-        self.depth_act = nn.PReLU()
-        self.depth_norm = NORMS[norm](hidden_dim)
-        self.res_conv = nn.Conv1d(hidden_dim, dim, 1, bias=bias)
-        self.skip_conv = nn.Conv1d(hidden_dim, skip_dim, 1, bias=bias) if skip_dim else None
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, D, L) -> (B, D, L) and the skip (B, D', L)."""
-        y = self.in_norm(self.in_act(self.in_conv(x)))
-        y = self.depth_conv(F.pad(y, self.padding, self.padding_mode))[..., : x.shape[-1]]
-        y = self.depth_norm(self.depth_act(y))
-        return x + self.res_conv(y), None if self.skip_conv is None else self.skip_conv(y)
+from tse_lib.nn.tcn import TCNBlock, check_norm, new_norm
 
 
 class ConvTasNet(nn.Module):
@@ -114,7 +35,7 @@ class ConvTasNet(nn.Module):
         num_filters, kernel_size, stride: of encoder and decoder, in samples (N, L and L/2 of the paper).
         bottleneck_dim, hidden_dim, skip_dim: channels between blocks, inside one, to the masks (B, H, Sc; 0: no skips).
         conv_kernel_size, num_blocks, num_repeats: of the depthwise convolutions (P), blocks a repeat (X), repeats (R).
-        norm: gLN (the whole utterance), cLN (what was heard so far) or LN (each frame by itself).
+        norm: gLN (the whole utterance), cLN (what was heard so far), LN (each frame by itself) or BN (the batch).
         input_norm: the norm before the bottleneck, where it is another one.
         causal: the depthwise convolutions see the past only.
         late: they end half their reach earlier.
@@ -148,17 +69,17 @@ class ConvTasNet(nn.Module):
     ):
         super().__init__()
         check_mask(mask)
-        for option, value in (("norm", norm), ("input_norm", input_norm or norm)):
-            if value not in NORMS:
-                raise ValueError(f"{option}: '{value}' is none of {', '.join(NORMS)}")
+        check_norm("norm", norm)
+        check_norm("input_norm", input_norm or norm)
         self.num_sources, self.encoder_relu, self.mask = num_sources, encoder_relu, mask
         reach = (conv_kernel_size - 1) * 2 ** (num_blocks - 1)  # reflecting that many frames needs one more
         self.least = kernel_size + stride * (reach if causal else reach - reach // 2) if reflect else 0
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
-        self.norm = NORMS[input_norm or norm](num_filters)
+        self.norm = new_norm(input_norm or norm, num_filters)
         self.bottleneck = nn.Conv1d(num_filters, bottleneck_dim, 1, bias=bias)
+        sizes = (bottleneck_dim, hidden_dim, skip_dim, conv_kernel_size)
         self.blocks = nn.ModuleList(
-            Block(bottleneck_dim, hidden_dim, skip_dim, conv_kernel_size, 2**number, norm, causal, late, reflect, bias)
+            TCNBlock(*sizes, 2**number, norm, causal, late, reflect, bias)
             for _ in range(num_repeats)
             for number in range(num_blocks)
         )
@@ -173,7 +94,8 @@ class ConvTasNet(nn.Module):
         frames = frames.relu() if self.encoder_relu else frames
         x, skips = self.bottleneck(self.norm(frames)), None
         for block in self.blocks:
-            x, skip = block(x)
+            residual, skip = block(x)
+            x = x + residual
             skips = skip if skips is None else skips + skip
         y = self.mask_conv(self.mask_act(x if skips is None else skips))
         masks = MASKS[self.mask](y).unflatten(1, (self.num_sources, -1))  # (B*C, S, N, L)
