@@ -1,7 +1,10 @@
 """tse train: train an experiment, or go on with one."""
 
 import argparse
+import dataclasses
+import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -12,9 +15,12 @@ import torch
 from tse_lib import distributed
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import load_config
+from tse_lib.evaluation.lr_finder import lr_finder_page
+from tse_lib.files import replace_file
 from tse_lib.manifest import read_mixtures
 from tse_lib.simulation.sample import Corpus, read_corpus
 from tse_lib.training.guards import REQUEUE_EXIT, StopSignal
+from tse_lib.training.lr_finder import RangeTest, find_lr
 from tse_lib.training.trainer import train
 
 
@@ -34,6 +40,11 @@ def main(argv: list[str]) -> int:
     add_device_options(parser)
     parser.add_argument("--nproc", default="1", help="processes on this machine; auto: one a GPU, else one a CPU core")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
+    parser.add_argument("--find_lr", action="store_true", help="train nothing: raise the learning rate from step to "
+                        "step, suggest one, and write exp/lr_finder/")  # fmt: skip
+    parser.add_argument("--lr_range", nargs=2, type=float, default=(1e-7, 1.0), metavar=("LOW", "HIGH"),
+                        help="of --find_lr (default: 1e-7 1)")  # fmt: skip
+    parser.add_argument("--lr_steps", type=int, default=300, help="of --find_lr (default: %(default)s)")
     args = parser.parse_args(argv)
 
     distributed.end_with_launcher()
@@ -47,6 +58,12 @@ def main(argv: list[str]) -> int:
     device = device_of(args)
     distributed.start(device)
     try:
+        if args.find_lr:
+            low, high = args.lr_range
+            found = find_lr(conf, corpus, device, low, high, args.lr_steps)
+            if distributed.is_main():
+                write_range_test(found, Path(args.exp) / "lr_finder", f"tse train {shlex.join(argv)}")
+            return 0
         state = train(conf, corpus, str(dev_dir), args.exp, device)
     finally:
         distributed.stop()
@@ -56,6 +73,30 @@ def main(argv: list[str]) -> int:
         took = f"{state.step} steps in {state.seconds:.0f} s"
         print(f"{args.exp}: {took}; best SI-SDRi on {args.dev}: {state.best:.2f} dB")
     return 0
+
+
+def write_range_test(found: RangeTest, folder: Path, command: str) -> None:
+    """lr_finder.json and lr_finder.html, and what they suggest.
+
+    Raises:
+        ValueError: not even two steps had a finite loss.
+    """
+    if len(found.lr) < 2:
+        raise ValueError(
+            f"--find_lr: {found.ended}, after {len(found.lr)} steps; begin with a lower --lr_range, or tse check"
+        )
+    suggestions = {"steepest": found.steepest, "tenth of the lowest": found.tenth}
+    marks = {name: rate for name, rate in suggestions.items() if rate}
+    with replace_file(folder / "lr_finder.json") as file:
+        json.dump(dataclasses.asdict(found) | {"command": command}, file)
+    with replace_file(folder / "lr_finder.html") as file:
+        file.write(lr_finder_page(found.lr, found.loss, found.smooth, marks, command))
+    print(f"{folder}/lr_finder.html: {len(found.lr)} steps{f', {found.ended}' if found.ended else ''}")
+    if found.steepest and found.tenth:
+        print(f"train.lr: {found.steepest:.1e} (where the loss falls fastest), {found.tenth:.1e} (a tenth of where it "
+              "is lowest)")  # fmt: skip
+    else:
+        print("no suggestion: the loss does not fall; more --lr_steps, or a lower --lr_range")
 
 
 def num_processes(wanted: str, device: str, batch_size: int) -> int:
