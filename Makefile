@@ -22,7 +22,7 @@ types: setup
 
 shell:
 	if command -v shellcheck >/dev/null; then \
-	  find . .ci/run -path ./tools/venv -prune -o '(' -name '*.sh' -o -path .ci/run ')' -print0 | xargs -0 shellcheck; \
+	  find . .ci/run -path ./tools/venv -prune -o -path ./tools/oracles -prune -o '(' -name '*.sh' -o -path .ci/run ')' -print0 | xargs -0 shellcheck; \
 	elif [ -n "$${CI:-}" ]; then echo "shellcheck is missing" >&2; exit 1; \
 	else echo "shellcheck is not installed: shell scripts are not checked"; fi
 

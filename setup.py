@@ -31,6 +31,7 @@ if __name__ == "__main__":
         license="Apache-2.0",
         python_requires=">=3.10",
         packages=find_namespace_packages(include=["tse_lib", "tse_lib.*"]),
+        package_data={"tse_lib.nn": ["*.cpp"]},
         install_requires=CORE,
         extras_require=EXTRAS,
         entry_points={"console_scripts": ["tse = tse_lib.bin.main:main"]},

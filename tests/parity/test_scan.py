@@ -11,6 +11,7 @@ import torch
 from tests.parity import rule
 from tse_lib.nn.mamba import Mamba
 from tse_lib.nn.selective_scan import selective_scan
+from tse_lib.nn.selective_scan_cpp import library
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SCAN = json.loads((FIXTURES / "selective_scan.json").read_text(encoding="utf-8"))
@@ -31,7 +32,10 @@ def drawn(name, shape):
     return rule.long_wave(zlib.crc32(name.encode()), math.prod(shape)).view(shape)
 
 
-@pytest.mark.parametrize("scan", ["loop", "chunks"])
+CPP = pytest.param("cpp", marks=pytest.mark.skipif(library() is None, reason="no C++ compiler"))
+
+
+@pytest.mark.parametrize("scan", ["loop", "chunks", CPP])
 @pytest.mark.parametrize("case", SCAN["cases"], ids=lambda case: case["name"])
 def test_scan(case, scan):
     name, (batch, dim, states, length) = case["name"], [case[k] for k in ("batch", "dim", "d_state", "length")]
