@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,3 +202,32 @@ def test_going_on_with_more_processes_draws_the_same(tmp_path, corpus_dir):
     calm, mixed = (lines_of(tmp_path / exp / "log" / "train.jsonl") for exp in ("calm", "exp"))
     for one, other in list(zip(calm, mixed, strict=True))[: begun + 10]:
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun_are_two_processes(tmp_path, corpus_dir):
+    """Two agents on this machine stand for two machines that see the same folder: the same bits as with --nproc 2."""
+    conf = write_conf(tmp_path / "conf.yaml", valid_every=4, num_workers=1)
+    train(tmp_path / "own", corpus_dir, conf, 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--local_addr", "127.0.0.1"]
+    words += ["--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "1", "--rdzv_conf", "join_timeout=60"]
+    python, *verb = command(tmp_path / "exp", corpus_dir, conf)[:-2]  # torchrun has a --nproc of its own
+    nodes = [
+        subprocess.Popen(
+            [python, "-m", "torch.distributed.run", *words, *verb],
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        told = [node.communicate(timeout=200)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], told
+    assert "".join(told).count("8 steps in") == 1  # only one of them tells
+    assert checkpoint.load(tmp_path / "exp" / "last.pt")["processes"] == 2
+    assert_same_run(tmp_path / "own", tmp_path / "exp")
