@@ -203,7 +203,8 @@ def drawn_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
     for title, (knob, answers) in EVENTS.items():
         row = [title]
         for part in parts:
-            share = float(np.mean([answer for draw in part.draws for answer in answers(draw)]))
+            given = [answer for draw in part.draws for answer in answers(draw)]  # none of enrolments in a separation
+            share = float(np.mean(given)) if given else 0.0
             row += [f"{100 * getattr(part.simulation, knob):g} %", f"{100 * share:.1f} %"]
         if any(cell not in ("0 %", "0.0 %") for cell in row[1:]):
             rows.append(row)
@@ -218,8 +219,9 @@ def drawn_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
         rows.append(row)
     row = ["times a speaker is the target"]
     for part in parts:
-        row += ["", spread(list(times_wanted(part.draws, part.speakers).values()), 1)]
-    return heads, [*rows, row]
+        times = list(times_wanted(part.draws, part.speakers).values())
+        row += ["", spread(times, 1) if part.simulation.task == "extract" else "-"]
+    return heads, [*rows, *([row] if any(cell != "-" for cell in row[2::2]) else [])]
 
 
 def asked(simulation: Simulation, knob: str) -> str:
@@ -394,6 +396,8 @@ def name_of(kind: str, mixture: Mixture) -> str:
     """What a signal is called on the page, with its speaker."""
     source = source_of(kind, mixture)
     number = re.sub(r"\D", "", kind)
+    if not mixture.enrolls and (kind == "target" or number):  # of a separation all talkers are alike
+        return f"Talker {int(number or 0) + 1}: {source.spk_id if source else ''}"
     word = {"enroll": "Enrolment", "interferer": "Interferer", "image": "Target's image"}.get(
         kind.rstrip("0123456789"), kind.capitalize()
     )
