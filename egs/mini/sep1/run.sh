@@ -4,10 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . ../../../utils/recipe.sh
 ## options
-conf=conf/tf_gridnet.yaml # the experiment
-mix=2mix                  # what is separated: 2mix, 2mix_noisy or 3mix; conf has to fit
-nproc=auto                # training processes: auto takes every GPU, or the CPU cores
-seed=0                    # of the talkers
+conf=conf/conv_tasnet.yaml # the experiment
+mix=2mix                   # what is separated: 2mix, 2mix_noisy or 3mix; conf has to fit
+nproc=auto                 # training processes: auto takes every GPU, or the CPU cores
+seed=0                     # of the talkers
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh
