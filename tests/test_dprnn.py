@@ -22,6 +22,10 @@ def test_a_separator(variant):
     separator.check_all(functools.partial(DPRNN, **{**SMALL, **VARIANTS[variant]}))
 
 
+def test_gradient_checkpointing_changes_nothing():
+    separator.check_recomputing(functools.partial(DPRNN, **SMALL))
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -15,6 +15,10 @@ def test_a_separator():
     separator.check_all(functools.partial(SepFormer, **SMALL))
 
 
+def test_gradient_checkpointing_changes_nothing():
+    separator.check_recomputing(functools.partial(SepFormer, **SMALL, dropout=0.2))
+
+
 def test_dropout_is_for_training():
     model, mixture = separator.build(functools.partial(SepFormer, **SMALL), dropout=0.3), separator.noise(1, 1, 200)
     assert torch.equal(model(mixture), model(mixture))

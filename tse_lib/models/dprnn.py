@@ -17,6 +17,7 @@ The defaults are the paper's best network: 2,608,065 parameters. What differs:
 """
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.dual_path import MaskHead, across_chunks, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
@@ -64,6 +65,7 @@ class DPRNN(nn.Module):
         encoder_relu: ReLU on the frames.
         mask: sigmoid or relu.
         bottleneck_bias: of the 1x1 convolution before the chunks.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
     """
 
     def __init__(
@@ -80,10 +82,12 @@ class DPRNN(nn.Module):
         encoder_relu: bool = False,
         mask: str = "sigmoid",
         bottleneck_bias: bool = True,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         check_chunks(chunk_size, chunk_padding)
         self.chunk_size, self.chunk_padding, self.encoder_relu = chunk_size, chunk_padding, encoder_relu
+        self.gradient_checkpointing = gradient_checkpointing
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = nn.GroupNorm(1, num_filters, EPS)
         self.bottleneck = nn.Conv1d(num_filters, bottleneck_dim, 1, bias=bottleneck_bias)
@@ -96,7 +100,8 @@ class DPRNN(nn.Module):
         frames = to_frames(self.encoder, mixture)  # (B*C, N, L)
         frames = frames.relu() if self.encoder_relu else frames
         x = to_chunks(self.bottleneck(self.norm(frames)), self.chunk_size, self.chunk_padding)  # (B*C, D, J, K)
+        recompute = self.training and self.gradient_checkpointing
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         masks = self.head(x, frames.shape[-1])  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

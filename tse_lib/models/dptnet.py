@@ -17,6 +17,7 @@ The defaults are of the paper's size, which is ESPnet's too: 2,801,025 parameter
 """
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.dual_path import MaskHead, across_chunks, attend, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
@@ -53,6 +54,7 @@ class DPTNet(nn.Module):
         num_blocks: pairs of layers.
         dropout: in the attentions and around the LSTMs, while training.
         norm_eps: of all norms. ESPnet's is the machine epsilon of its numbers, 1.2e-7.
+        gradient_checkpointing: recompute the layers in the backward pass instead of keeping their activations.
     """
 
     def __init__(
@@ -67,12 +69,13 @@ class DPTNet(nn.Module):
         num_blocks: int = 6,
         dropout: float = 0.0,
         norm_eps: float = 1e-8,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         check_chunks(chunk_size, "whole")
         if num_filters % num_heads:
             raise ValueError(f"num_filters {num_filters} must be a multiple of num_heads {num_heads}")
-        self.chunk_size = chunk_size
+        self.chunk_size, self.gradient_checkpointing = chunk_size, gradient_checkpointing
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = nn.GroupNorm(1, num_filters, norm_eps)
         sizes = (num_filters, hidden_dim, num_heads, dropout, norm_eps)
@@ -85,7 +88,9 @@ class DPTNet(nn.Module):
         """mixture (B, C, T) -> sources (B, S, C, T). Channels are separated one by one."""
         frames = to_frames(self.encoder, mixture).relu()  # (B*C, N, L)
         x = to_chunks(self.norm(frames), self.chunk_size, "whole")  # (B*C, N, J, K)
-        for intra, inter in zip(self.intra, self.inter, strict=True):
-            x = across_chunks(inter, within_chunks(intra, x))
+        recompute = self.training and self.gradient_checkpointing
+        for pair in zip(self.intra, self.inter, strict=True):
+            for walk, layer in zip((within_chunks, across_chunks), pair, strict=True):
+                x = checkpoint(walk, layer, x, use_reentrant=False) if recompute else walk(layer, x)
         masks = self.head(x, frames.shape[-1])  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

@@ -21,6 +21,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.dual_path import MaskHead, across_chunks, attend, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
@@ -55,29 +56,36 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Positions and layers: (rows, steps, D) -> the same."""
 
-    def __init__(self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool):
+    def __init__(
+        self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool,
+        gradient_checkpointing: bool,
+    ):  # fmt: skip
         super().__init__()
-        self.use_positions = use_positions
+        self.use_positions, self.gradient_checkpointing = use_positions, gradient_checkpointing
         self.layers = nn.ModuleList(Layer(dim, ffn_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.use_positions:
             x = x + positions(x.shape[1], x.shape[2], x)
+        recompute = self.training and self.gradient_checkpointing
         for layer in self.layers:
-            x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
         return self.norm(x)
 
 
 class Block(nn.Module):
     """A transformer within chunks, then one across them: (B, N, J, K) -> the same."""
 
-    def __init__(self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool):
+    def __init__(
+        self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool,
+        gradient_checkpointing: bool,
+    ):  # fmt: skip
         super().__init__()
-        sizes = (num_layers, dim, ffn_dim, num_heads, dropout, use_positions)
-        self.intra = Transformer(*sizes)
+        options = (num_layers, dim, ffn_dim, num_heads, dropout, use_positions, gradient_checkpointing)
+        self.intra = Transformer(*options)
         self.intra_norm = nn.GroupNorm(1, dim, 1e-8)
-        self.inter = Transformer(*sizes)
+        self.inter = Transformer(*options)
         self.inter_norm = nn.GroupNorm(1, dim, 1e-8)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,6 +104,7 @@ class SepFormer(nn.Module):
         chunk_size: frames of a chunk, even.
         dropout: in attentions, feed-forward layers and on residuals, while training.
         use_positions: add them to what each transformer sees.
+        gradient_checkpointing: recompute the layers in the backward pass instead of keeping their activations.
     """
 
     def __init__(
@@ -111,6 +120,7 @@ class SepFormer(nn.Module):
         chunk_size: int = 250,
         dropout: float = 0.0,
         use_positions: bool = True,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         check_chunks(chunk_size, "half")
@@ -121,7 +131,8 @@ class SepFormer(nn.Module):
         self.norm = nn.GroupNorm(1, num_filters, 1e-8)
         self.bottleneck = nn.Conv1d(num_filters, num_filters, 1, bias=False)
         self.blocks = nn.ModuleList(
-            Block(num_layers, num_filters, ffn_dim, num_heads, dropout, use_positions) for _ in range(num_blocks)
+            Block(num_layers, num_filters, ffn_dim, num_heads, dropout, use_positions, gradient_checkpointing)
+            for _ in range(num_blocks)
         )
         self.head = MaskHead(num_sources, num_filters, num_filters, "half")
         self.decoder = nn.ConvTranspose1d(num_filters, 1, kernel_size, stride, bias=False)
