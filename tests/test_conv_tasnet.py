@@ -17,6 +17,7 @@ VARIANTS = {
         "skip_dim": 0, "input_norm": "LN", "causal": True, "late": True, "encoder_relu": True, "mask": "relu",
         "bias": False,
     },
+    "reflecting": {"reflect": True},
 }  # fmt: skip
 DEAD = [f"blocks.5.res_conv.{name}" for name in ("weight", "bias")]  # of the last block, where there are skips
 
@@ -51,6 +52,18 @@ def test_it_does_where_norm_or_convolutions_see_it(options):
     other = mixture.clone()
     other[..., 400:] = 0
     assert (model(mixture) - model(other))[..., :385].abs().max() > 0
+
+
+@torch.no_grad()
+def test_reflection_or_zeros_at_the_ends():
+    """With each frame normalised by itself, the ends alone differ: two repeats of 1 + 2 + 4 frames of 8 samples."""
+    zeros, mixture = separator.build(maker("paper"), norm="LN"), separator.noise(1, 1, 800)
+    reflecting = separator.build(maker("reflecting"), norm="LN")
+    reflecting.load_state_dict(zeros.state_dict())
+    difference = (reflecting(mixture) - zeros(mixture)).abs().amax((0, 1, 2))
+    reach = 2 * (1 + 2 + 4) * 8 + 8
+    assert difference[reach:-reach].max() < 1e-6
+    assert difference[:reach].max() > 1e-4 and difference[-reach:].max() > 1e-4
 
 
 def test_cumulative_norm_of_each_prefix():

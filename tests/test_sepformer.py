@@ -43,6 +43,15 @@ def test_positions():
     torch.testing.assert_close(table[2750, 4:], torch.stack((slow.sin(), slow.cos())), rtol=1e-9, atol=1e-9)
 
 
+@torch.no_grad()
+def test_without_positions_the_order_of_frames_means_nothing():
+    x, order = separator.noise(1, 12, 8), torch.randperm(12)
+    for use_positions in (True, False):
+        transformer = separator.build(SepFormer, **SMALL, use_positions=use_positions).blocks[0].intra
+        same = torch.allclose(transformer(x[:, order]), transformer(x)[:, order], atol=1e-5)
+        assert same is not use_positions
+
+
 def test_positions_of_half_precision_are_counted_in_more():
     exact = positions(3000, 6, torch.zeros(1, dtype=torch.float64))
     half = positions(3000, 6, torch.zeros(1, dtype=torch.bfloat16))

@@ -70,12 +70,10 @@ def from_published(
     Raises:
         ValueError: names or shapes differ from what the layout has for such a network, or values are not finite.
     """
-    computed = {name: value for name, value in published.items() if name in names.computed}
-    for name, value in computed.items():
-        _refuse_other_values(path, name, value, names.computed[name])
-    given = {name: value for name, value in published.items() if name not in computed}
-    bare = Names(names.table, names.num_heads)
-    refuse_misfit(path, given, to_published(wanted, bare))
+    given = {name: value for name, value in published.items() if name not in names.computed}
+    refuse_misfit(path, given, to_published(wanted, Names(names.table, names.num_heads)))
+    for name in published.keys() - given.keys():
+        _refuse_other_values(path, name, published[name], names.computed[name])
     ours = {}
     for key in wanted:
         theirs, ours_axes, their_axes = _published_names(names, key)
