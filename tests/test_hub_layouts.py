@@ -356,6 +356,16 @@ def test_mossformer2_of_clearervoice(tmp_path):
         import_checkpoint(tmp_path)
 
 
+def test_the_rate_of_a_public_checkpoint_that_does_not_say_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--alibabasglab--MossFormer2_SS_16K" / "snapshots" / "1"
+    folder.mkdir(parents=True)
+    written("mossformer2", folder / "last_best_checkpoint.pt")
+    (folder / "last_best_checkpoint").write_text("last_best_checkpoint.pt")
+    _, _, rate, _, told = import_checkpoint("mossformer2_ss_16k")
+    assert rate == 16000 and told.endswith(", alibabasglab/MossFormer2_SS_16K (Apache-2.0)")
+
+
 def test_mossformer2_in_older_revisions(tmp_path):
     """Three files instead of model.safetensors; the options under `config`."""
     folder = written("mossformer2_hf", tmp_path / "mossformer2")

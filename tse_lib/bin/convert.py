@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-o", "--out", required=True, help="the folder to write; with --to, the file or folder")
     parser.add_argument("--preset", help="what the network is, where the checkpoint does not say it (see tse models)")
     parser.add_argument("--config", help="the other project's own configuration, where it is not beside the checkpoint")
-    parser.add_argument("--sample_rate", type=int, help="in Hz, where nothing else says it")
+    parser.add_argument("--sample_rate", type=int, help="in Hz, where nothing else says it, or says it wrongly")
     parser.add_argument("--to", metavar="LAYOUT", help="the other way: write the packed model SOURCE in this layout")
     args = parser.parse_args(argv)
     if args.to:

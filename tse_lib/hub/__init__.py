@@ -71,7 +71,7 @@ def import_checkpoint(
         path: a file, a folder, a zip archive, a folder of Hugging Face's cache, or a name of PUBLIC that is in it.
         preset: what the network is, of PRESETS, where the checkpoint does not say it.
         config: a file of the other project that says it.
-        sample_rate: in Hz, where nothing of these says it.
+        sample_rate: in Hz, whatever these say.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -89,15 +89,16 @@ def import_checkpoint(
         if importer is None:
             raise ValueError(f"{path}: not recognised (it holds {_content(source)}); known: {', '.join(IMPORTERS)}")
         known = next((public for public in PUBLIC.values() if public.repo == source.repo), None)
-        if known and not sample_rate:
-            given = Given(given.model, known.sample_rate)
+        if known:
+            given = Given(given.model, given.sample_rate, known.sample_rate)
         found = importer.read(source, given)
         if found.name not in importer.models:
             raise ValueError(f"{path}: {found.told} cannot be a {found.name}; --preset must be of its kind")
         names = importer.names_of(found.name, complete(found.name, found.params))
         wanted = build_model(found.name, found.params, found.sample_rate, task=None).state_dict()
         weights = from_published(found.tensors, names, wanted, str(path))
-    return found.name, found.params, found.sample_rate, weights, found.told
+    origin = f", {known.repo}{f' ({known.licence})' if known.licence else ''}" if known else ""
+    return found.name, found.params, found.sample_rate, weights, found.told + origin
 
 
 def export_checkpoint(

@@ -9,15 +9,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says of a checkpoint.
+    """What is known of a checkpoint besides what it holds.
 
     Attributes:
         model: name, options and sample rate of our network, from a preset.
-        sample_rate: where the checkpoint does not say it.
+        sample_rate: as it is, whatever the checkpoint says.
+        known_rate: of a public checkpoint, where it does not say it itself.
     """
 
     model: tuple[str, dict[str, Any], int] | None = None
     sample_rate: int | None = None
+    known_rate: int | None = None
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,10 @@ def read(source: Source, given: Given) -> Found:
         raise ValueError(f"{source.name}: tensors do not fit; 1 missing: {error.args[0]}") from None
     sizes = {"encoder_embedding_dim": encoder_dim, "encoder_kernel_size": kernel_size, "mossformer_sequence_dim": dim}
     config = {**sizes, "num_mossformer_layer": len(layers), "num_spks": wide // dim}
-    if not given.sample_rate:
+    rate = given.sample_rate or given.known_rate
+    if not rate:
         raise ValueError(f"{source.name}: its sample rate is not in it; --sample_rate 8000 or 16000")
-    return Found("mossformer2", params_of(config), given.sample_rate, tensors, told)
+    return Found("mossformer2", params_of(config), rate, tensors, told)
 
 
 def recognise_hugging_face(source: Source) -> bool:

@@ -13,29 +13,27 @@ class Public:
 
     Attributes:
         repo: on Hugging Face.
-        importer: of tse_lib.hub.IMPORTERS.
         sample_rate: Hz.
-        licence: of the weights, as their card says it; "" where it is not known here. The data have their own.
+        licence: of the weights, as their card says it; "": not known for certain here. The data have their own.
     """
 
     repo: str
-    importer: str
     sample_rate: int
     licence: str = ""
 
 
 PUBLIC = {
-    "sepformer_wsj02mix": Public("speechbrain/sepformer-wsj02mix", "speechbrain", 8000, "Apache-2.0"),
-    "sepformer_wsj03mix": Public("speechbrain/sepformer-wsj03mix", "speechbrain", 8000, "Apache-2.0"),
-    "sepformer_wham": Public("speechbrain/sepformer-wham", "speechbrain", 8000, "Apache-2.0"),
-    "sepformer_whamr": Public("speechbrain/sepformer-whamr", "speechbrain", 8000, "Apache-2.0"),
-    "sepformer_whamr16k": Public("speechbrain/sepformer-whamr16k", "speechbrain", 16000, "Apache-2.0"),
-    "sepformer_libri3mix": Public("speechbrain/sepformer-libri3mix", "speechbrain", 8000, "Apache-2.0"),
-    "sepformer_whamr_enhancement": Public("speechbrain/sepformer-whamr-enhancement", "speechbrain", 8000, "Apache-2.0"),
-    "mossformer2_ss_16k": Public("alibabasglab/MossFormer2_SS_16K", "mossformer2", 16000, "Apache-2.0"),
-    "mossformer2_librimix": Public("alibabasglab/mossformer2-librimix-2spk", "mossformer2_hf", 8000),
-    "mossformer2_wsj03mix": Public("alibabasglab/mossformer2-wsj0mix-3spk", "mossformer2_hf", 8000),
-    "mossformer2_whamr": Public("alibabasglab/mossformer2-whamr-2spk", "mossformer2_hf", 8000),
-    "conv_tasnet_libri2mix_clean": Public("JorisCos/ConvTasNet_Libri2Mix_sepclean_8k", "asteroid", 8000),
-    "dprnn_ks2_wham_clean": Public("mpariente/DPRNNTasNet-ks2_WHAM_sepclean", "asteroid", 8000),
+    "sepformer_wsj02mix": Public("speechbrain/sepformer-wsj02mix", 8000),
+    "sepformer_wsj03mix": Public("speechbrain/sepformer-wsj03mix", 8000),
+    "sepformer_wham": Public("speechbrain/sepformer-wham", 8000),
+    "sepformer_whamr": Public("speechbrain/sepformer-whamr", 8000),
+    "sepformer_whamr16k": Public("speechbrain/sepformer-whamr16k", 16000),
+    "sepformer_libri3mix": Public("speechbrain/sepformer-libri3mix", 8000),
+    "sepformer_whamr_enhancement": Public("speechbrain/sepformer-whamr-enhancement", 8000),
+    "mossformer2_ss_16k": Public("alibabasglab/MossFormer2_SS_16K", 16000, "Apache-2.0"),
+    "mossformer2_librimix": Public("alibabasglab/mossformer2-librimix-2spk", 8000),
+    "mossformer2_wsj03mix": Public("alibabasglab/mossformer2-wsj0mix-3spk", 8000),
+    "mossformer2_whamr": Public("alibabasglab/mossformer2-whamr-2spk", 8000),
+    "conv_tasnet_libri2mix_clean": Public("JorisCos/ConvTasNet_Libri2Mix_sepclean_8k", 8000),
+    "dprnn_ks2_wham_clean": Public("mpariente/DPRNNTasNet-ks2_WHAM_sepclean", 8000),
 }
