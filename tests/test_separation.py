@@ -300,4 +300,5 @@ def test_from_a_conf_to_results(corpus_dir, dev_dir, tmp_path, monkeypatch):
     params = sum(parameter.numel() for parameter in new_state(conf, CPU).model.parameters())
     assert f"| tiny | tf_gridnet | {params:,} | 0.0" in results and "| 4 | 0.0" in results
     page = (exp / "report" / "index.html").read_text()
-    assert "source 2" in page and "Enrolment" not in page
+    assert "source 2" in page and ">Separation<" in page
+    assert "Enrolment" not in page and "Silence where nobody is wanted" not in page

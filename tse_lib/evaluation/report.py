@@ -59,8 +59,9 @@ def write_report(exp: str | Path, sets: Sequence[str], data_root: str | Path) ->
 
 def head_of_page(exp: Path, sets: Sequence[str]) -> str:
     links = "".join(f'<a href="#set-{escape(name)}">{escape(name)}</a>' for name in sets)
+    separates = any("source" in line for line in read_jsonl(exp / sets[0] / "scores.jsonl")[:1])
     return (
-        f'<header><p class="eyebrow">Target speaker extraction</p><h1>{escape(exp.name)}</h1>'
+        f'<header><p class="eyebrow">{"Separation" if separates else "Target speaker extraction"}</p><h1>{escape(exp.name)}</h1>'
         f'<nav aria-label="Sections">{links}<a href="#training">training</a><a href="#origin">origin</a></nav></header>'
     )
 
@@ -159,7 +160,7 @@ def score_charts(present: Sequence[dict[str, Any]], absent: Sequence[dict[str, A
         "target absent": [line["ta_attenuation_db"] for line in absent if line["ta_attenuation_db"] is not None],
     }
     attenuation = {name: values for name, values in attenuation.items() if values}
-    if attenuation:
+    if attenuation and not any("source" in line for line in present):  # of a separation nobody is absent
         styles = {f"s{place} fill": name for place, name in enumerate(attenuation, 1)}
         figures.append(figure(
             "Silence where nobody is wanted",
