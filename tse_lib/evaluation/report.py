@@ -60,8 +60,9 @@ def write_report(exp: str | Path, sets: Sequence[str], data_root: str | Path) ->
 def head_of_page(exp: Path, sets: Sequence[str]) -> str:
     links = "".join(f'<a href="#set-{escape(name)}">{escape(name)}</a>' for name in sets)
     separates = any("source" in line for line in read_jsonl(exp / sets[0] / "scores.jsonl")[:1])
+    task = "Separation" if separates else "Target speaker extraction"
     return (
-        f'<header><p class="eyebrow">{"Separation" if separates else "Target speaker extraction"}</p><h1>{escape(exp.name)}</h1>'
+        f'<header><p class="eyebrow">{task}</p><h1>{escape(exp.name)}</h1>'
         f'<nav aria-label="Sections">{links}<a href="#training">training</a><a href="#origin">origin</a></nav></header>'
     )
 
