@@ -13,6 +13,8 @@ import os
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ SILENCE_DBFS = -80.0  # a file whose loudest sample stays below this holds nothi
 PCM16_SCALE = np.float32(2**-15)  # of a 16-bit sample, as libsndfile has it: exact
 HEADERS_KEPT = 4096  # headers remembered a process, about 0.5 kB each
 PLAIN_CHUNKS = (b"fmt ", b"data", b"fact", b"LIST", b"JUNK", b"bext", b"id3 ")
+WAV_BYTES = 2**32 - 2**16  # of samples that fit into a wav, whose length is a number of 32 bits
 # the last 14 bytes of a format's GUID in a WAVE_FORMAT_EXTENSIBLE header (Microsoft's ksmedia.h)
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 
@@ -132,6 +135,90 @@ def write_pcm16(path: str | Path, parts: Iterable[np.ndarray], sample_rate: int)
     except soundfile.LibsndfileError as error:
         raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
     return count
+
+
+def read_blocks(path: str | Path, block: int = 1 << 18) -> Iterator[np.ndarray]:
+    """All channels of a file, `(C, n)` with `block` samples at a time; raises as `read` does."""
+    with _open(path) as file:
+        left = file.frames
+        while left:
+            try:
+                audio = file.read(min(block, left), dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                raise ValueError(f"{path}: cannot be decoded ({_reason(error)}); truncated?") from None
+            if not len(audio):
+                raise ValueError(f"{path}: truncated, {file.frames - left} of {file.frames} samples could be read")
+            if not np.isfinite(audio).all():
+                raise ValueError(f"{path}: holds NaN or infinite samples")
+            left -= len(audio)
+            yield audio.T
+
+
+def tags(path: str | Path) -> dict[str, str]:
+    """Title, artist and whatever else soundfile reads of a file's metadata, but not the software that wrote it."""
+    with _open(path) as file:
+        return {key: value for key, value in file.copy_metadata().items() if key != "software"}
+
+
+@dataclass
+class BlockWriter:
+    """A file that is being written by `write_blocks`."""
+
+    path: Path
+    file: soundfile.SoundFile
+    num_samples: int = 0
+    peak: float = 0.0
+    num_clipped: int = 0
+
+    def write(self, audio: np.ndarray) -> None:
+        """Append `(C, n)`. What is above full scale is clipped, and counted, unless the file holds floats."""
+        if not np.isfinite(audio).all():
+            raise ValueError(f"{self.path}: NaN or infinite samples are not written")
+        magnitude = np.abs(audio)
+        self.peak = max(self.peak, float(magnitude.max(initial=0.0)))
+        if self.file.subtype != "FLOAT":
+            self.num_clipped += int((magnitude > 1).sum())
+            audio = audio.clip(-1, 1)
+        self.file.write(audio.T)
+        self.num_samples += audio.shape[1]
+
+
+@contextmanager
+def write_blocks(
+    path: str | Path,
+    sample_rate: int,
+    num_channels: int,
+    subtype: str,
+    num_samples: int,
+    metadata: dict[str, str] | None = None,
+) -> Iterator[BlockWriter]:
+    """A `.wav` or `.flac` that is written block by block, and appears under its name only when all is well.
+
+    Args:
+        subtype: FLOAT (`.wav` only), PCM_24 or PCM_16.
+        num_samples: how many will come; a `.wav` of more than 4 GiB is an RF64.
+        metadata: as of `tags`; what the format cannot hold is left out.
+    """
+    path = Path(path)
+    kind = {".flac": "FLAC", ".wav": "WAV"}.get(path.suffix.lower(), "")
+    if not kind or not soundfile.check_format(kind, subtype):
+        raise ValueError(f"{path}: can write .wav and .flac, the latter as PCM_16 or PCM_24, not as {subtype}")
+    width = {"FLOAT": 4, "PCM_24": 3, "PCM_16": 2}[subtype]
+    if kind == "WAV" and num_samples * num_channels * width > WAV_BYTES:
+        kind = "RF64"
+    try:
+        with temporary_for(path, sync=False) as temporary:
+            with soundfile.SoundFile(temporary, "w", sample_rate, num_channels, subtype, format=kind) as file:
+                for key, value in (metadata or {}).items():
+                    with suppress(soundfile.LibsndfileError):
+                        setattr(file, key, value)
+                writer = BlockWriter(path, file)
+                yield writer
+            _check_whole(temporary, path, writer.num_samples)
+            if kind == "WAV":
+                _forget_time(temporary)
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
 
 
 def resample(audio: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
@@ -327,10 +414,14 @@ def _check_whole(temporary: str, path: Path, num_samples: int) -> None:
 def _forget_time(path: str) -> None:
     # libsndfile notes the time in the PEAK chunk of float files; the same samples shall make the same file
     with open(path, "r+b") as file:
-        place = file.read(128).partition(b"data")[0].find(b"PEAK")
-        if place >= 0:  # behind the chunk's name, size and version
-            file.seek(place + 12)
-            file.write(bytes(4))
+        file.seek(12)
+        while len(head := file.read(8)) == 8 and head[:4] != b"data":
+            if head[:4] == b"PEAK":
+                file.seek(4, os.SEEK_CUR)  # behind its version
+                file.write(bytes(4))
+                return
+            length = int.from_bytes(head[4:], "little")
+            file.seek(length + length % 2, os.SEEK_CUR)
 
 
 def _refuse_short_riff(path: Path) -> None:

@@ -313,6 +313,15 @@ class Inference(Section):
     )
     source_names: Names = Field((), description="of the sources in the model's order, for file names; none: numbers")
 
+    @model_validator(mode="after")
+    def _names_of_files(self) -> "Inference":
+        for name in self.source_names:
+            if not re.fullmatch(r"\w[\w .+-]*", name):
+                raise ValueError(f"source_names: '{name}' would not do in the name of a file")
+        if len(set(self.source_names)) < len(self.source_names):
+            raise ValueError(f"source_names: one is given twice: {', '.join(self.source_names)}")
+        return self
+
 
 class Deployed(Section):
     """What a trained model needs to be used: `model.yaml` of a packed model, and a part of every checkpoint's conf."""

@@ -23,6 +23,7 @@ VERBS = {
     "score": ("tse_lib.bin.score", "score estimates against their references"),
     "results": ("tse_lib.bin.results", "collect scores in RESULTS.md and a report"),
     "extract": ("tse_lib.bin.extract", "extract one speaker from a recording"),
+    "separate": ("tse_lib.bin.separate", "separate recordings into their sources"),
     "export": ("tse_lib.bin.export", "pack a trained model in a folder"),
     "convert": ("tse_lib.bin.convert", "read a public checkpoint"),
     "models": ("tse_lib.bin.models", "list the models with their size and cost"),

@@ -9,7 +9,9 @@ is a generator: memory depends on chunk and batch, not on the length.
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from tse_lib.config import Inference
 
+Block = TypeVar("Block", Tensor, np.ndarray)
 Output = tuple[Tensor, int]  # a chunk and how many samples from its beginning on no later chunk will cover
 
 RIDGE = 1e-3  # of `fit_level`: a source 30 dB below the mean is scaled half by itself, half as the sum
@@ -32,13 +35,20 @@ def infer(
     progress: bool = False,
 ) -> Tensor:
     """`infer_blocks` of a signal in memory: (C, T) -> (S, C, T). `progress`: show a bar if it is cut into chunks."""
-    hidden = not progress or mixture.shape[-1] <= round(settings.chunk_s * sample_rate)
-    estimates = []
-    with tqdm(total=mixture.shape[-1], unit="samples", unit_scale=True, dynamic_ncols=True, disable=hidden) as bar:
-        for block in infer_blocks(model, [mixture], condition, settings, sample_rate):
-            estimates.append(block)
-            bar.update(block.shape[-1])
-    return torch.cat(estimates, -1)
+    blocks = infer_blocks(model, [mixture], condition, settings, sample_rate)
+    seconds = mixture.shape[-1] / sample_rate
+    if progress and seconds > settings.chunk_s:
+        blocks = with_progress(blocks, "chunks", seconds, sample_rate)
+    return torch.cat(list(blocks), -1)
+
+
+def with_progress(blocks: Iterable[Block], name: str, seconds: float, sample_rate: int) -> Iterator[Block]:
+    """Pass blocks (…, n) on behind a bar that counts seconds of audio and tells the time left."""
+    told = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(total=seconds, desc=name, dynamic_ncols=True, bar_format=told) as bar:
+        for block in blocks:
+            yield block
+            bar.update(block.shape[-1] / sample_rate)
 
 
 def infer_blocks(
@@ -66,12 +76,20 @@ def infer_blocks(
     Raises:
         ValueError: no samples, a chunk too short for its overlap, no overlap to stitch by, an output not finite.
     """
+    chunk, hop = round(settings.chunk_s * sample_rate), round(settings.chunk_s * sample_rate) // settings.overlap_count
+    chunks = cut(blocks, chunk, settings.overlap_count)
+    outputs = run(processor(model, condition, settings), chunks, settings.batch_size)
+    if settings.stitch and condition is None:
+        outputs = stitch(outputs, hop)
+    return overlap_add(outputs, settings.overlap_count, settings.window)
+
+
+def processor(model: nn.Module, condition: dict[str, Tensor] | None, settings: Inference) -> Callable[[Tensor], Tensor]:
+    """What is done to a batch of chunks by itself: (B, C, K) -> (B, S, C, K)."""
     model.eval()
-    chunk, stitching = round(settings.chunk_s * sample_rate), settings.stitch and condition is None
 
     @torch.no_grad()
     def process(chunks: Tensor) -> Tensor:
-        """(B, C, K) -> (B, S, C, K)."""
         if condition is not None:
             repeated = {key: value.expand(len(chunks), *value.shape[1:]) for key, value in condition.items()}
             return model(chunks, repeated)
@@ -80,13 +98,9 @@ def infer_blocks(
         estimates = torch.where(silent, 0, estimates)
         if settings.level == "mixture":
             estimates = fit_level(estimates, chunks)
-        return align_channels(estimates) if stitching else estimates
+        return align_channels(estimates) if settings.stitch else estimates
 
-    chunks = cut(blocks, chunk, settings.overlap_count)
-    outputs = run(process, chunks, settings.batch_size)
-    if stitching:
-        outputs = stitch(outputs, chunk // settings.overlap_count)
-    return overlap_add(outputs, settings.overlap_count, settings.window)
+    return process
 
 
 def cut(blocks: Iterable[Tensor], chunk: int, overlap_count: int) -> Iterator[Output]:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from tse_lib import audio
 from tse_lib.config import Deployed, Inference
-from tse_lib.inference.chunked import infer_blocks
+from tse_lib.inference.chunked import infer_blocks, processor, with_progress
 from tse_lib.inference.extractor import as_array
+from tse_lib.inference.memory import SHARE, available_bytes, bytes_of_chunk
+from tse_lib.models import num_sources_of
 
 BLOCK = 1 << 18  # samples handed on at once
 
@@ -29,6 +30,39 @@ class Separator:
     @property
     def sample_rate(self) -> int:
         return self.conf.sample_rate
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The conf's names of the sources in their order, or their numbers from 1 on."""
+        num_sources = num_sources_of(self.conf.model.name, self.conf.model.params)
+        names = self.conf.inference.source_names or tuple(str(number + 1) for number in range(num_sources))
+        if len(names) != num_sources:
+            raise ValueError(
+                f"the model's conf has names for {len(names)} sources ({', '.join(names)}) of {num_sources}"
+            )
+        return names
+
+    def fit_memory(self, settings: Inference, num_channels: int, seconds: float) -> tuple[Inference, str]:
+        """The settings with as many chunks at once as fit into memory, and in words what they take.
+
+        Raises:
+            ValueError: not even one fits.
+        """
+        longest = min(settings.chunk_s, seconds)
+        size = max(1, round(longest * self.sample_rate / 8))
+        ramp = torch.linspace(-0.1, 0.1, size, device=self.device).expand(1, num_channels, size)
+        process = processor(self.model, None, settings)
+        one = bytes_of_chunk(process, ramp, [*self.model.parameters(), *self.model.buffers()])
+        free = available_bytes(self.device)
+        fitting = settings.batch_size if free is None else min(settings.batch_size, int(SHARE * free / max(1, one)))
+        told = f"about {one / 2**20:,.0f} MiB for a chunk of {longest:.1f} s, {num_channels} channel(s)"
+        if free is not None:
+            told += f"; {free / 2**30:.1f} GiB free on {self.device}"
+        if not fitting:
+            raise ValueError(f"{told}: not enough; a shorter chunk_s takes less")
+        if fitting < settings.batch_size:
+            told += f"; {fitting} at once instead of {settings.batch_size}"
+        return settings.model_copy(update={"batch_size": fitting}), told
 
     def separate(
         self,
@@ -54,12 +88,11 @@ class Separator:
         wave = as_array(mixture, "mixture")
         channels = np.atleast_2d(wave)
         blocks = np.split(channels, range(BLOCK, channels.shape[1], BLOCK), axis=1)
-        sources = []
-        with tqdm(total=channels.shape[1], unit="samples", unit_scale=True, disable=not progress) as bar:
-            for block in self.separate_blocks(blocks, sample_rate, settings):
-                sources.append(block)
-                bar.update(block.shape[-1])
-        joined = np.concatenate(sources, -1)
+        sources = self.separate_blocks(blocks, sample_rate, settings)
+        seconds = channels.shape[1] / sample_rate
+        if progress and seconds > (settings or self.conf.inference).chunk_s:
+            sources = with_progress(sources, "chunks", seconds, sample_rate)
+        joined = np.concatenate(list(sources), -1)
         return joined.reshape(len(joined), *wave.shape)
 
     def separate_blocks(

@@ -1,0 +1,114 @@
+"""tse separate: recordings of any length into their sources."""
+
+import argparse
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import tse_lib
+from tse_lib import audio
+from tse_lib.bin.device import add_device_options, device_of
+from tse_lib.config import Inference
+from tse_lib.inference.chunked import with_progress
+from tse_lib.inference.separator import Separator
+
+SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="tse separate",
+        description="Separate recordings of any length, sample rate and number of channels into "
+        "OUT/<name>_<source>.wav. Sources have the recording's length, rate, channels and tags. Long recordings go "
+        "through memory in chunks.",
+        epilog="example: tse separate meeting.wav --model exp/sep/best.pt -o talkers",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings: wav, flac, ogg and what soundfile reads")
+    parser.add_argument("--model", required=True, help="best.pt or a packed model folder")
+    parser.add_argument("-o", "--out", required=True, help="folder for the sources; files of these names are replaced")
+    parser.add_argument("--stems", nargs="+", metavar="SOURCE", help="only these, by name or number (default: all)")
+    parser.add_argument("--format", choices=tuple(SUBTYPES), default="wav", help="(default: %(default)s)")
+    parser.add_argument(
+        "--subtype", choices=("FLOAT", "PCM_24", "PCM_16"), help="(default: FLOAT of wav, PCM_24 of flac)"
+    )
+    parser.add_argument(
+        "--level",
+        choices=("mixture", "model"),
+        help="mixture: scale sources so that their sum fits the recording; model: as they come (default: the model's)",
+    )
+    parser.add_argument("--chunk_s", type=float, help="seconds processed at once (default: the model's)")
+    parser.add_argument("--overlap_count", type=int, help="chunks that cover a sample (default: the model's)")
+    parser.add_argument(
+        "--batch_size", type=int, help="chunks at once, fewer if memory is short (default: the model's)"
+    )
+    add_device_options(parser)
+    args = parser.parse_args(argv)
+
+    twice = [name for name, count in Counter(Path(path).stem for path in args.files).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]}: several inputs of this name would be written to the same files of {args.out}")
+    facts = {path: audio.info(path) for path in args.files}  # all of them, before the first one takes its hours
+    separator = tse_lib.load(args.model, device_of(args))
+    if not isinstance(separator, Separator):
+        raise ValueError(f"{args.model}: a network that extracts; use tse extract")
+    wanted = pick(separator.source_names, args.stems)
+    for path in args.files:
+        refuse_overwriting(outputs_of(path, args, wanted), args.files)
+    given = {key: getattr(args, key) for key in ("chunk_s", "overlap_count", "batch_size", "level")}
+    settings = Inference(
+        **{**separator.conf.inference.model_dump(), **{k: v for k, v in given.items() if v is not None}}
+    )
+    fitted: dict[tuple[int, float], Inference] = {}
+    for path, (rate, num_samples, num_channels) in facts.items():
+        kind = num_channels, min(num_samples / rate, settings.chunk_s)
+        if kind not in fitted:
+            fitted[kind], told = separator.fit_memory(settings, num_channels, num_samples / rate)
+            print(f"memory: {told}")
+        separate_file(
+            separator, path, outputs_of(path, args, wanted), args.subtype or SUBTYPES[args.format], fitted[kind]
+        )
+
+
+def pick(names: tuple[str, ...], stems: list[str] | None) -> dict[int, str]:
+    """The wanted sources: place in the model's output -> name."""
+    if not stems:
+        return dict(enumerate(names))
+    places = {str(number + 1): number for number in range(len(names))} | {name: n for n, name in enumerate(names)}
+    unknown = [stem for stem in stems if stem not in places]
+    if unknown:
+        raise ValueError(f"--stems {unknown[0]}: the model has {', '.join(names)}")
+    return {place: names[place] for place in sorted({places[stem] for stem in stems})}
+
+
+def outputs_of(path: str, args: argparse.Namespace, wanted: dict[int, str]) -> dict[int, Path]:
+    return {place: Path(args.out) / f"{Path(path).stem}_{name}.{args.format}" for place, name in wanted.items()}
+
+
+def refuse_overwriting(outputs: dict[int, Path], inputs: list[str]) -> None:
+    for out in outputs.values():
+        if any(out.resolve() == Path(path).resolve() for path in inputs):
+            raise ValueError(f"{out}: the output would overwrite an input")
+
+
+def separate_file(separator: Separator, path: str, outputs: dict[int, Path], subtype: str, settings: Inference) -> None:
+    """Read, separate and write a file block by block; an output appears when it is whole."""
+    rate, num_samples, num_channels = audio.info(path)
+    seconds, metadata = num_samples / rate, audio.tags(path)
+    blocks = separator.separate_blocks(audio.read_blocks(path), rate, settings)
+    if seconds > settings.chunk_s:
+        blocks = with_progress(blocks, Path(path).name, seconds, rate)
+    with ExitStack() as stack:
+        writers = {
+            place: stack.enter_context(audio.write_blocks(out, rate, num_channels, subtype, num_samples, metadata))
+            for place, out in outputs.items()
+        }
+        for block in blocks:
+            for place, writer in writers.items():
+                writer.write(block[place])
+    for writer in writers.values():
+        if writer.num_clipped:
+            print(
+                f"{writer.path}: {writer.num_clipped} samples above full scale were clipped (peak {writer.peak:.2f}); "
+                "--format wav --subtype FLOAT keeps them"
+            )
+    print(f"{path}: {seconds:.1f} s, {num_channels} channel(s), {rate} Hz -> {', '.join(map(str, outputs.values()))}")
