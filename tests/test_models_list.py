@@ -12,6 +12,8 @@ from tse_lib.models.presets import PRESETS, count_macs
 PARAMETERS = {  # of the published networks
     "hifi_tse_v1": 7_805_420,
     "hifi_tse_v2": 11_785_196,
+    "spex_plus": 11_138_734,
+    "td_speakerbeam": 6_704_194,
     "conv_tasnet": 5_050_545,
     "conv_tasnet_causal": 5_050_545,
     "conv_tasnet_speechbrain": 6_582_832,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.parity import rule
-from tse_lib.hub import asteroid, complete, espnet, hifi_tse, look2hear, mossformer2, sepmamba, speechbrain
+from tse_lib.hub import asteroid, complete, espnet, hifi_tse, look2hear, mossformer2, sepmamba, speechbrain, spex_plus
 from tse_lib.hub.names import Names, from_published, to_published
 from tse_lib.losses.level import amplitude, energy
 from tse_lib.losses.sdr import neg_si_sdr
@@ -105,6 +105,15 @@ def spmamba_params(config: dict[str, Any], keys: Any) -> dict[str, Any]:
     return look2hear.params_of(config)
 
 
+def spex_plus_outputs(model: Any, mixture: Tensor, enroll: Tensor) -> dict[str, Tensor]:
+    """(B, T), (B, T_e) -> the estimates (B, T) of the three scales, and the talkers' logits."""
+    condition = model.encode(enroll[:, None])
+    estimates = model.scales(mixture[:, None], condition)[:, :, 0]
+    assert torch.equal(model(mixture[:, None], condition)[:, 0, 0], estimates[:, 0])
+    logits = {"speaker_logits": model.speaker_logits(condition)}
+    return dict(zip(("short", "middle", "long"), estimates.unbind(1), strict=True)) | logits
+
+
 ADAPTERS = {  # the longest beginning of a fixture's name decides
     "conv_tasnet": Adapter("conv_tasnet", asteroid_params("ConvTasNet"), asteroid.names_of, separate),
     "conv_tasnet_speechbrain": Adapter(
@@ -119,6 +128,7 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
     "hifi_tse_discriminator": Adapter("mpd_msd", discriminator_params, discriminator_names, verdicts),
     "mossformer2": Adapter("mossformer2", mossformer2_params, mossformer2.names_of, separate, mossformer2.ROTARY),
     "sepmamba": Adapter("sepmamba", sepmamba_params, sepmamba.names_of, separate),
+    "spexplus": Adapter("spex_plus", spex_plus.params_of, spex_plus.names_of, spex_plus_outputs),
     "spmamba": Adapter("spmamba", spmamba_params, look2hear.names_of, separate),
     "tf_gridnet_v1": Adapter("tf_gridnet", espnet_params("tfgridnet"), espnet.names_of, separate_rounded),
     "tf_gridnet_v2": Adapter("tf_gridnet", espnet_params("tfgridnetv2"), espnet.names_of, separate_rounded),
@@ -141,7 +151,8 @@ def fill(network: nn.Module, keys: dict[str, list[int]], kinds: dict[str, str], 
 
     The tensors are the published ones again when they are written in that layout.
     """
-    published = rule.state_of(keys, kinds)
+    counts = {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
+    published = rule.state_of(keys, kinds) | counts
     network.load_state_dict(from_published(published, names, network.state_dict(), "fixture"))
     back = to_published(network.state_dict(), names)
     assert back.keys() == published.keys()

@@ -49,7 +49,8 @@ def to_published(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tenso
     published: dict[str, Tensor] = {}
     for key, value in weights.items():
         theirs, ours_axes, their_axes = _published_names(names, key)
-        for name, part in zip(theirs, value.chunk(len(theirs)), strict=True):
+        parts = value.chunk(len(theirs)) if len(theirs) > 1 else [value]  # a count has no axis to cut
+        for name, part in zip(theirs, parts, strict=True):
             if name in published:
                 raise ValueError(f"two tensors would be '{name}' in this layout")
             published[name] = _arrange(part, ours_axes, their_axes).contiguous()
@@ -91,14 +92,14 @@ def refuse_misfit(path: str, given: Mapping[str, Tensor], wanted: Mapping[str, T
         for key in both
         if wanted[key].shape != given[key].shape
     ]
-    kinds = [key for key in both if not given[key].is_floating_point()]
+    kinds = [key for key in both if given[key].is_floating_point() != wanted[key].is_floating_point()]
     faults = [
         f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', …' if len(keys) > SHOWN else ''}"
         for kind, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", shapes),
-            ("not of floating point", kinds),
+            ("of whole numbers in place of others, or the reverse", kinds),
         )
         if keys
     ]

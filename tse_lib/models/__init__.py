@@ -17,11 +17,15 @@ from tse_lib.models.hifi_tse import HiFiTSE
 from tse_lib.models.mossformer2 import MossFormer2
 from tse_lib.models.sepformer import SepFormer
 from tse_lib.models.sepmamba import SepMamba
+from tse_lib.models.spex_plus import SpExPlus
 from tse_lib.models.spmamba import SPMamba
+from tse_lib.models.td_speakerbeam import TDSpeakerBeam
 from tse_lib.models.tf_gridnet import TFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "hifi_tse": HiFiTSE,
+    "spex_plus": SpExPlus,
+    "td_speakerbeam": TDSpeakerBeam,
     "conv_tasnet": ConvTasNet,
     "dprnn": DPRNN,
     "dptnet": DPTNet,

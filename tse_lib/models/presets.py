@@ -83,6 +83,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "causal": False,
         "params": HIFI_TSE_V2,
     },
+    "spex_plus": {
+        "name": "spex_plus",
+        "task": "extract",
+        "paper": "Ge et al. 2020 (arXiv 2005.04686)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "td_speakerbeam": {
+        "name": "td_speakerbeam",
+        "task": "extract",
+        "paper": "Delcroix et al. 2020 (arXiv 2001.08378); the authors' conf",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
     "conv_tasnet": {
         "name": "conv_tasnet",
         "task": "separate",

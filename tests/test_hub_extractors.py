@@ -1,0 +1,64 @@
+"""Published extraction networks: written in their layout and read again, they are the same."""
+
+import pytest
+import torch
+
+from tse_lib.hub import IMPORTERS, complete, export_checkpoint, import_checkpoint
+from tse_lib.hub.names import to_published
+from tse_lib.models import build_model
+
+SPEX_PLUS = {"num_filters": 6, "bottleneck_dim": 8, "hidden_dim": 10, "num_blocks": 3, "num_repeats": 2}
+SPEX_PLUS |= {"embedding_dim": 5, "num_speakers": 3, "kernel_sizes": [8, 20, 40], "stride": 4, "compat": True}
+NETWORKS = {  # layout: ours, its options
+    "spex_plus": ("spex_plus", SPEX_PLUS),
+    "spex_plus_frame_norms": ("spex_plus", {**SPEX_PLUS, "norm": "LN"}),
+    "spex_plus_batch_norms": ("spex_plus", {**SPEX_PLUS, "norm": "BN"}),
+}
+
+
+def weights_of(name, params):
+    torch.manual_seed(0)
+    return build_model(name, params, 8000).state_dict()
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_written_and_read_again(tmp_path, case):
+    name, params = NETWORKS[case]
+    weights = weights_of(name, params)
+    export_checkpoint(name, tmp_path / "best.pt.tar", name, params, 8000, weights)
+    read_name, read_params, rate, read, _ = import_checkpoint(tmp_path / "best.pt.tar")
+    assert (read_name, rate) == (name, 8000)
+    assert {key: read_params[key] for key in params} == params
+    assert read.keys() == weights.keys() and all(torch.equal(read[key], weights[key]) for key in read)
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_a_tensor_too_many_or_too_few_is_refused(tmp_path, case):
+    name, params = NETWORKS[case]
+    export_checkpoint(name, tmp_path / "a.pt", name, params, 8000, weights_of(name, params))
+    saved = torch.load(tmp_path / "a.pt", weights_only=True)
+    held = next(value for value in saved.values() if isinstance(value, dict))
+    lost = sorted(held)[0]
+    held["more.weight"] = held.pop(lost)
+    torch.save(saved, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: tensors do not fit") as error:
+        import_checkpoint(tmp_path / "a.pt")
+    assert f"missing: {lost}" in str(error.value) and "unexpected: more.weight" in str(error.value)
+
+
+@pytest.mark.parametrize(("option", "value"), [("compat", False), ("causal", True)])
+def test_what_a_layout_cannot_say(tmp_path, option, value):
+    params = {**SPEX_PLUS, option: value}
+    with pytest.raises(ValueError, match=f"--to spex_plus: it cannot say {option}: {value}"):
+        export_checkpoint("spex_plus", tmp_path / "a.pt", "spex_plus", params, 8000, weights_of("spex_plus", params))
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_configuration_says_what_no_tensor_shows(tmp_path):
+    params = {**SPEX_PLUS, "causal": True, "mask": "sigmoid", "norm": "LN"}
+    layout, full = IMPORTERS["spex_plus"], complete("spex_plus", params)
+    tensors = to_published(weights_of("spex_plus", params), layout.names_of("spex_plus", full))
+    layout.write(tmp_path / "a.pt", "spex_plus", full, 8000, tensors)
+    (tmp_path / "conf.yml").write_text("{causal: true, non_linear: sigmoid, L: 8, norm: cLN}")
+    read = import_checkpoint(tmp_path / "a.pt", config=tmp_path / "conf.yml")[1]
+    assert {key: read[key] for key in params} == params

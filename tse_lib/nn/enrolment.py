@@ -1,0 +1,56 @@
+"""Enrolments of different lengths to one vector an item: what stands in the padding of a batch is not computed with.
+
+Letters: B items, E enrolments of each, T_e samples, L frames, D features.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sizes_of(enroll: Tensor, lengths: Tensor | None) -> list[int]:
+    """enroll (B, E, T_e), lengths (B, E) on the CPU or None -> samples of the B*E rows, at least 1.
+
+    So an enrolment that is not there is a sample long; `mean_of_present` leaves it out.
+    """
+    if lengths is None:
+        return [enroll.shape[-1]] * (enroll.shape[0] * enroll.shape[1])
+    return [max(1, int(number)) for number in lengths.reshape(-1)]
+
+
+def each_at_its_length(function: Callable[[Tensor], Tensor], rows: Tensor, sizes: list[int]) -> list[Tensor]:
+    """What `function`, (N, T) -> (N, …), gives for each row (T_e,) cut to its size; equal sizes are done at once."""
+    results = dict[int, Tensor]()
+    for size in sorted(set(sizes)):
+        numbers = [number for number, own in enumerate(sizes) if own == size]
+        results.update(zip(numbers, function(rows[numbers, :size]), strict=True))
+    return [results[number] for number in range(len(sizes))]
+
+
+def pack(rows: list[Tensor], multiple: int) -> tuple[Tensor, list[int]]:
+    """Rows (D, L, …) one after the other, for networks that pool every `multiple` frames and mix them in no other way.
+
+    Each is cut to a multiple, as pooling would do; one that is shorter is repeated up to it.
+
+    Returns:
+        (1, D, sum of L, …), and each row's share in multiples.
+    """
+    repeated = [torch.cat([row] * -(-multiple // row.shape[1]), 1) for row in rows]
+    shares = [max(row.shape[1], multiple) // multiple for row in rows]
+    whole = [row[:, : share * multiple] for row, share in zip(repeated, shares, strict=True)]
+    return torch.cat(whole, 1)[None], shares
+
+
+def means(packed: Tensor, shares: list[int]) -> Tensor:
+    """packed (1, D, sum of shares, …) -> (rows, D): the mean of each row's share."""
+    return torch.stack([part.flatten(1).mean(1) for part in packed[0].split(shares, 1)])
+
+
+def mean_of_present(vectors: Tensor, lengths: Tensor | None, batch: int) -> Tensor:
+    """vectors (B*E, D) -> (B, D), the mean over an item's enrolments of more than 0 samples; zeros if it has none."""
+    each = vectors.unflatten(0, (batch, -1))
+    if lengths is None:
+        return each.mean(1)
+    present = (lengths > 0).to(each)[..., None]  # (B, E, 1)
+    return (each * present).sum(1) / present.sum(1).clamp_min(1)
