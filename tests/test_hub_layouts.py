@@ -49,7 +49,7 @@ CASES = {  # layout, our network
     "mossformer2_hf": ("mossformer2_hf", "mossformer2", {**MOSSFORMER2, "masking": False}),
     "sepmamba": ("sepmamba", "sepmamba", SEPMAMBA),
     "sepmamba_causal": ("sepmamba", "sepmamba", {**SEPMAMBA, "causal": True}),
-    "polsess_conv_tasnet": ("polsess", "conv_tasnet", SPEECHBRAIN_TASNET),
+    "polsess_conv_tasnet": ("polsess", "conv_tasnet", {**SPEECHBRAIN_TASNET, "norm_eps": 1e-4}),
     "polsess_dprnn": ("polsess", "dprnn", {**SPEECHBRAIN_DPRNN, "bottleneck_dim": 8}),
     "polsess_sepformer": ("polsess", "sepformer", {**SEPFORMER, "use_positions": False}),
     "polsess_spmamba": ("polsess", "spmamba", GRIDNET),
@@ -303,6 +303,7 @@ def test_an_espnet_zip(tmp_path):
         ({"separator": "conformer"}, "separator 'conformer' is not built here, only tfgridnet"),
         ({"encoder": "stft"}, "encoder 'stft' is not built here with this separator, only 'same'"),
         ({"model_conf": {"always_forward_in_48k": True}}, "always_forward_in_48k True is not built here"),
+        ({"model_conf": {"extra": 1}}, "model_conf: unknown option 'extra'"),
         ({"separator_conf": {"n_imics": 2}}, "n_imics 2 is not built here"),
         ({"separator_conf": {"window": "hamming"}}, "window 'hamming' is not built here"),
     ],
@@ -483,12 +484,15 @@ def test_code_is_refused_and_not_run(tmp_path, where, sepformer):
 
 
 def test_yaml_tags_are_text():
+    assert read_tagged_yaml("a: !ref <b>\nb:\nc: !ref <a>\n", "a.yaml") == {"a": None, "b": None, "c": None}
     text = "a: 5\nb: !ref <a>\nc: !new:os.mkdir [ran]\nd: !ref x/<a>/y\ne: !apply:os.mkdir\n    path: ran\n"
     values = read_tagged_yaml(text, "a.yaml")
     assert (values["b"], values["d"]) == (5, "x/5/y")
     assert (values["c"].tag, values["c"].value) == ("new:os.mkdir", ["ran"])
     assert (values["e"].tag, values["e"].value) == ("apply:os.mkdir", {"path": "ran"})
     assert not os.path.exists("ran")
+    many = "a: &a [1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{f'*{chr(97 + i)}, ' * 9}]\n" for i in range(20))
+    assert len(read_tagged_yaml(many, "a.yaml")) == 21  # 9 to the power of 20, written out
     with pytest.raises(ValueError, match=r"a\.yaml: not YAML"):
         read_tagged_yaml("a: [", "a.yaml")
 

@@ -6,6 +6,7 @@ separator. or decoder.
 """
 
 import math
+import reprlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,11 +70,16 @@ VERSIONS: dict[str, dict[str, Any]] = {  # of TF-GridNet, as options of ours
     "tfgridnetv3": {"padding": "both", "full_band_norm": False},
 }
 OPTIONS = {"tfgridnet": SHARED_BINS, "tfgridnetv2": SHARED_BINS, "tfgridnetv3": EACH_BIN, "dptnet": DPTNET}
-MODEL: Options = {  # of the model around the separator; what is not here belongs to training
+MODEL: Options = {  # of the model around the separator
     "normalize_variance": Option(False, "normalize", {False: False, True: True}),
     "normalize_variance_per_ch": Option(False, "per_channel", {False: False, True: True}),
     "always_forward_in_48k": Option(False, "", (False,)),
+    "flexible_numspk": Option(False, "", (False,)),
     "categories": Option([], "", ([],)),
+    **dict.fromkeys(  # of its training
+        ("loss_type", "mask_type", "stft_consistency", "extract_feats_in_collect_stats", "category_weights"),
+        Option(None),
+    ),
 }
 
 GRIDNET_TABLE = """
@@ -203,8 +209,7 @@ def read(source: Source, given: Given) -> Found:
             f"{source.name}: ESPnet's separator {separator!r} is not built here, only {', '.join(OPTIONS)}"
         )
     conf = dict(config.get("separator_conf") or {})
-    model_conf = {key: value for key, value in (config.get("model_conf") or {}).items() if key in MODEL}
-    around = our_params(MODEL, model_conf, f"{source.name}: model_conf")
+    around = our_params(MODEL, config.get("model_conf") or {}, f"{source.name}: model_conf")
     normalize = around["normalize"] or around["per_channel"]  # one channel at a time here
     encoder, encoder_conf = config.get("encoder"), dict(config.get("encoder_conf") or {})
     rate = given.sample_rate or encoder_conf.get("default_fs") or 8000
@@ -235,7 +240,9 @@ def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _expect(source: Source, what: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{source.name}: {what} {value!r} is not built here with this separator, only {known[0]!r}")
+        raise ValueError(
+            f"{source.name}: {what} {reprlib.repr(value)} is not built here with this separator, only {known[0]!r}"
+        )
 
 
 def _stft(source: Source, conf: Mapping[str, Any]) -> dict[str, Any]:

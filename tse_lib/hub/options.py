@@ -1,6 +1,7 @@
 """Options of a published constructor and ours: one table a network, read in both directions."""
 
 import difflib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ def our_params(options: Options, config: Mapping[str, Any], what: str) -> dict[s
             known = [key for key in option.values if key == value and isinstance(key, bool) == isinstance(value, bool)]
             if not known:
                 listed = ", ".join(repr(key) for key in option.values)
-                raise ValueError(f"{what}: {name} {value!r} is not built here, only {listed}")
+                raise ValueError(f"{what}: {name} {reprlib.repr(value)} is not built here, only {listed}")
             value = option.values[known[0]] if isinstance(option.values, Mapping) else value
         if option.ours:
             params[option.ours] = value

@@ -79,8 +79,8 @@ KINDS = {
 }
 
 
-def params_of(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our options for those of the project's model `kind`."""
+def params_of(kind: str, config: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Our options for those of the project's model `kind`; `training` is the section of this name."""
     name, defaults, base, _ = KINDS[kind]
     unknown = sorted(config.keys() - defaults.keys())
     if unknown:
@@ -94,7 +94,10 @@ def params_of(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if name == "mossformer2":
         there["mossformer_sequence_dim"] = values["N"]
         return mossformer2.params_of(there) | {"dropout": values["attn_dropout"]}
-    return speechbrain.params_of(name, there)
+    params = speechbrain.params_of(name, there)
+    if name == "conv_tasnet" and training and training.get("use_amp"):  # then it raises eps, in evaluation too
+        params["norm_eps"] = training.get("amp_eps", 1e-4)
+    return params
 
 
 def names_of(name: str, params: Mapping[str, Any]) -> Names:
@@ -121,7 +124,8 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, given: Given) -> Found:
-    model = source.saved["config"]["model"]
+    config = source.saved["config"]
+    model = config["model"]
     kind = model["model_type"]
     if kind not in KINDS:
         raise ValueError(f"{source.name}: polsess_separation's {kind!r} is not built here, only {', '.join(KINDS)}")
@@ -129,7 +133,7 @@ def read(source: Source, given: Given) -> Found:
     told = f"polsess_separation {kind}"
     if given.model:
         return Found(*given.model, tensors, told)
-    params = params_of(kind, model.get(kind) or {})
+    params = params_of(kind, model.get(kind) or {}, config.get("training"))
     return Found(KINDS[kind].name, params, given.sample_rate or SAMPLE_RATE, tensors, told)
 
 
@@ -146,4 +150,7 @@ def write(path: Path, name: str, params: Mapping[str, Any], sample_rate: int, te
         config["attn_dropout"] = params["dropout"]
     config.pop("d_model", None)
     config.pop("sample_rate", None)
-    torch.save({"model_state_dict": tensors, "config": {"model": {"model_type": kind, kind: config}}}, path)
+    sections: dict[str, Any] = {"model": {"model_type": kind, kind: config}}
+    if name == "conv_tasnet":
+        sections["training"] = {"use_amp": params["norm_eps"] != 1e-8, "amp_eps": params["norm_eps"]}
+    torch.save({"model_state_dict": tensors, "config": sections}, path)

@@ -138,7 +138,7 @@ def read_config(path: Path) -> dict[str, Any]:
     else:
         values = read_tagged_yaml(text, str(path))
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: a dictionary expected, got {values!r:.80}")
+        raise ValueError(f"{path}: a dictionary expected, not a {type(values).__name__}")
     return values
 
 
@@ -180,26 +180,41 @@ def read_tagged_yaml(text: str, name: str) -> Any:
         raise ValueError(f"{name}: refused, {error.problem}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{name}: not YAML ({str(error).splitlines()[0]})") from None
-    return _resolved(values, values, name, 0)
+    return _resolved(values, values if isinstance(values, dict) else {}, name, {})
 
 
-def _resolved(value: Any, top: Any, name: str, depth: int) -> Any:
-    """`value` with each `!ref <key>` replaced by what `key` of `top` is; expressions around it stay text."""
-    if depth > 40:
-        raise ValueError(f"{name}: references that lead to each other, or are nested too deep")
-    if isinstance(value, dict):
-        return {key: _resolved(item, top, name, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolved(item, top, name, depth + 1) for item in value]
-    if not isinstance(value, Tagged):
+BEGUN = object()
+
+
+def _resolved(value: Any, top: dict[str, Any], name: str, done: dict[int, Any]) -> Any:
+    """`value` with each `!ref <key>` replaced by what `key` of `top` is; expressions around it stay text.
+
+    `done` has the results by the identity of what they are of: a file may use a part of itself many times over.
+    """
+    if not isinstance(value, (dict, list, Tagged)):
         return value
-    if value.tag != "ref" or not isinstance(value.value, str):
-        return Tagged(value.tag, _resolved(value.value, top, name, depth + 1))
-    if whole := re.fullmatch(r"<(\w+)>", value.value):
+    if id(value) in done:
+        if done[id(value)] is BEGUN:
+            raise ValueError(f"{name}: references that lead to each other")
+        return done[id(value)]
+    done[id(value)] = BEGUN
+    result: Any
+    if isinstance(value, dict):
+        result = {key: _resolved(item, top, name, done) for key, item in value.items()}
+    elif isinstance(value, list):
+        result = [_resolved(item, top, name, done) for item in value]
+    elif value.tag != "ref" or not isinstance(value.value, str):
+        result = Tagged(value.tag, _resolved(value.value, top, name, done))
+    elif whole := re.fullmatch(r"<(\w+)>", value.value):
         if whole[1] not in top:
             raise ValueError(f"{name}: !ref {value.value} leads nowhere")
-        return _resolved(top[whole[1]], top, name, depth + 1)
-    return re.sub(r"<(\w+)>", lambda key: str(_resolved(top.get(key[1]), top, name, depth + 1)), value.value)
+        result = _resolved(top[whole[1]], top, name, done)
+    else:
+        parts = {key: _resolved(top.get(key), top, name, done) for key in re.findall(r"<(\w+)>", value.value)}
+        plain = {key: part for key, part in parts.items() if isinstance(part, (str, int, float))}
+        result = re.sub(r"<(\w+)>", lambda key: str(plain.get(key[1], key[0])), value.value)
+    done[id(value)] = result
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------------- folders

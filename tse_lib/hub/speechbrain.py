@@ -4,6 +4,7 @@ Ravanelli et al. 2021, "SpeechBrain: a general-purpose speech toolkit" (arXiv 21
 release 1.1. hyperparams.yaml names classes in tags; they are read as text and looked up in MASKNETS and BLOCKS.
 """
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ def _one(hyperparams: Mapping[str, Any], kinds: tuple[str, ...], path: str) -> d
 
 def _same(path: str, what: str, value: Any, expected: Any) -> None:
     if value != expected:
-        raise ValueError(f"{path}: {what} is {value!r}, only {expected!r} is built here")
+        raise ValueError(f"{path}: {what} is {reprlib.repr(value)}, only {expected!r} is built here")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

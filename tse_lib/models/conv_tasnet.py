@@ -44,6 +44,7 @@ class ConvTasNet(nn.Module):
         encoder_relu: ReLU on the frames.
         mask: sigmoid or relu.
         bias: of the convolutions of bottleneck, blocks and masks.
+        norm_eps: of all norms.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ConvTasNet(nn.Module):
         encoder_relu: bool = False,
         mask: str = "sigmoid",
         bias: bool = True,
+        norm_eps: float = 1e-8,
     ):
         super().__init__()
         check_mask(mask)
@@ -75,11 +77,11 @@ class ConvTasNet(nn.Module):
         reach = (conv_kernel_size - 1) * 2 ** (num_blocks - 1)  # reflecting that many frames needs one more
         self.least = kernel_size + stride * (reach if causal else reach - reach // 2) if reflect else 0
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
-        self.norm = new_norm(input_norm or norm, num_filters)
+        self.norm = new_norm(input_norm or norm, num_filters, norm_eps)
         self.bottleneck = nn.Conv1d(num_filters, bottleneck_dim, 1, bias=bias)
         sizes = (bottleneck_dim, hidden_dim, skip_dim, conv_kernel_size)
         self.blocks = nn.ModuleList(
-            TCNBlock(*sizes, 2**number, norm, causal, late, reflect, bias)
+            TCNBlock(*sizes, 2**number, norm, causal, late, reflect, bias, eps=norm_eps)
             for _ in range(num_repeats)
             for number in range(num_blocks)
         )
