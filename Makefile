@@ -6,7 +6,7 @@ SHELL := bash
 PYTHON := . ./path.sh && "$$TSE_PYTHON" -m
 
 test: setup
-	$(PYTHON) pytest -m "not slow and not gpu"
+	$(PYTHON) pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-slow: setup
 	$(PYTHON) pytest -m "slow and not gpu"

@@ -20,7 +20,7 @@ EXTRAS = {
     "export": ["onnx", "onnxruntime"],
     "mini": ["espeakng-loader>=0.2.4"],  # the voices of the mini corpus
 }
-EXTRAS["dev"] = ["pytest", "ruff", "mypy", "types-PyYAML", "mir_eval", *sum(EXTRAS.values(), [])]
+EXTRAS["dev"] = ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mir_eval", *sum(EXTRAS.values(), [])]
 EXTRAS["bench"] = ["h5py"]  # the predecessor's side of tools/bench/mixing.py
 
 if __name__ == "__main__":
