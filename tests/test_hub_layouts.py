@@ -188,8 +188,9 @@ def test_speechbrain_options_that_we_do_not_have(sepformer, line, instead, told,
     assert not (sepformer / "ran").exists()
 
 
-def test_a_folder_without_options_needs_a_preset(sepformer):
-    (sepformer / "hyperparams.yaml").unlink()
+def test_a_folder_without_options_needs_a_preset(sepformer, tmp_path):
+    (sepformer / "hyperparams.yaml").rename(tmp_path / "other.yaml")
+    assert import_checkpoint(sepformer, config=tmp_path / "other.yaml")[0] == "sepformer"
     with pytest.raises(ValueError, match=r"hyperparams\.yaml is missing.*--preset NAME"):
         import_checkpoint(sepformer)
     with pytest.raises(ValueError, match="tensors do not fit"):  # of that size it is not
@@ -259,6 +260,14 @@ def test_asteroid_options_that_we_do_not_have(tmp_path, option, value):
     torch.save(saved, tmp_path / "model.pth")
     with pytest.raises(ValueError, match=f"{option} {value!r} is not built here"):
         import_checkpoint(tmp_path / "model.pth")
+
+
+def test_a_model_of_ours_is_told_from_them(tmp_path, checkpoint_path):
+    with pytest.raises(ValueError, match="it holds a model of ours, which tse export packs"):
+        import_checkpoint(checkpoint_path)
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pt")
+    with pytest.raises(ValueError, match=r"not recognised \(it holds 0\)"):
+        import_checkpoint(tmp_path / "numbers.pt")
 
 
 def test_asteroid_models_that_we_do_not_have(tmp_path):
@@ -424,7 +433,7 @@ def changed(key, value):
         ("masker.in_norm.beta", None, r"1 missing: masker\.in_norm\.beta"),
         ("masker.in_norm.betta", torch.zeros(8), r"1 unexpected: masker\.in_norm\.betta"),
         ("masker.in_norm.beta", torch.zeros(9), r"1 of another shape: masker\.in_norm\.beta \[9\] for \[8\]"),
-        ("masker.in_norm.beta", torch.zeros(8).long(), "1 not of floating point"),
+        ("masker.in_norm.beta", torch.zeros(8).long(), "1 of whole numbers in place of others"),
         ("masker.in_norm.beta", torch.full((8,), torch.nan), r"not finite, in masker\.in_norm\.beta"),
     ],
 )

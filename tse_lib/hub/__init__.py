@@ -161,6 +161,8 @@ def _located(path: str | Path) -> Path:
 
 
 def _content(source: Source) -> str:
+    if source.has("model.yaml") or (isinstance(source.saved, dict) and {"modules", "version"} <= source.saved.keys()):
+        return "a model of ours, which tse export packs and tse convert --to writes in another layout"
     if isinstance(source.saved, dict):
         return ", ".join(map(str, list(source.tensors or source.saved)[:5])) or "nothing"
     if source.folder is not None and source.saved is None:

@@ -55,7 +55,7 @@ def to_published(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tenso
                 raise ValueError(f"two tensors would be '{name}' in this layout")
             published[name] = _arrange(part, ours_axes, their_axes).contiguous()
     dtype = next(iter(weights.values())).dtype
-    return published | {name: value.to(dtype) for name, value in names.computed.items()}
+    return published | {name: value.to(dtype, copy=True) for name, value in names.computed.items()}
 
 
 def from_published(

@@ -63,8 +63,7 @@ def their_config(options: Options, params: Mapping[str, Any]) -> dict[str, Any]:
     config = {}
     for name, option in options.items():
         if not option.ours:
-            fixed = option.values is not None and option.default not in option.values
-            config[name] = next(iter(option.values)) if fixed and option.values else option.default
+            config[name] = option.default if not option.values else next(iter(option.values))
         elif isinstance(option.values, Mapping):
             fitting = [theirs for theirs, ours in option.values.items() if ours == params[option.ours]]
             if not fitting:

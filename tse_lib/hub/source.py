@@ -4,6 +4,7 @@ Nothing is executed: tensors are read as data (tse_lib/checkpoint.py), YAML with
 the source is opened.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -91,8 +92,7 @@ def opened(path: str | Path, config: str | Path | None = None) -> Iterator[Sourc
     elif _is_archive(path):
         with tempfile.TemporaryDirectory() as folder:
             _unpack(path, Path(folder))
-            source = _read_folder(Path(folder), given)
-            yield Source(**{**vars(source), "name": str(path)})
+            yield dataclasses.replace(_read_folder(Path(folder), given), name=str(path))
     else:
         saved = read_weights(path)
         beside = next(
@@ -113,7 +113,7 @@ def read_weights(path: Path) -> Any:
 
 def tensors_in(saved: Any) -> dict[str, Tensor]:
     """The tensors of a dictionary, flat or under one of HOLDERS; none: {}."""
-    if not isinstance(saved, dict) or not saved:
+    if not isinstance(saved, dict) or not saved or not all(isinstance(key, str) for key in saved):
         return {}
     if not all(isinstance(value, Tensor) for value in saved.values()):
         return next((tensors_in(saved[key]) for key in HOLDERS if isinstance(saved.get(key), dict)), {})
