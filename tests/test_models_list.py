@@ -1,11 +1,14 @@
 """`tse models`: what it says of each preset is so."""
 
 import json
+import os
 
 import pytest
 
 from tests import tiny
+from tse_lib.bin import models
 from tse_lib.bin.main import main
+from tse_lib.hub.public import PUBLIC
 from tse_lib.models import MODELS, build_model
 from tse_lib.models.presets import PRESETS, count_macs
 
@@ -38,7 +41,7 @@ PARAMETERS = {  # of the published networks
     "tf_gridnet_v3_espnet": 8_043_202,
     "mossformer2": 55_735_394,
 }
-KEYS = ["name", "preset", "task", "paper", "params", "gmac_per_s", "sample_rate", "causal"]
+KEYS = ["name", "preset", "task", "paper", "params", "gmac_per_s", "sample_rate", "causal", "weights"]
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +118,41 @@ def test_macs_of_a_mamba_are_counted_by_hand():
 
 
 def test_the_table_for_people(capsys):
-    assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(PRESETS) and all(preset in line for preset, line in zip(PRESETS, lines, strict=True))
-    assert "11,785,196" in lines[list(PRESETS).index("hifi_tse_v2")]
+    assert main(["models", "--only", "hifi_tse_v2", "sepformer"]) == 0
+    extraction, separation = capsys.readouterr().out.splitlines()
+    assert "hifi_tse_v2" in extraction and "11,785,196" in extraction and "weights" not in extraction
+    assert separation.endswith("sepformer_whamr (?)") and "RTF" not in separation
+
+
+def test_public_weights_have_their_licence(rows):
+    assert rows["mossformer2_16k"]["weights"] == {"mossformer2_ss_16k": "Apache-2.0"}
+    assert rows["sepformer_3"]["weights"] == {"sepformer_wsj03mix": "?", "sepformer_libri3mix": "?"}
+    assert rows["conv_tasnet_causal"]["weights"] == {}
+
+
+@pytest.mark.parametrize("public", [name for name, public in PUBLIC.items() if public.preset])
+def test_public_weights_are_of_a_preset_at_its_rate(public):
+    assert PRESETS[PUBLIC[public].preset]["sample_rate"] == PUBLIC[public].sample_rate
+
+
+def test_some_are_measured_in_their_own_process(capsys, monkeypatch):
+    monkeypatch.setattr(models, "MEASURED_S", 0.25)
+    assert main(["models", "--only", "conv_tasnet", "--measure", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert list(row) == [*KEYS, "rtf", "peak_mib"] and row["preset"] == "conv_tasnet"
+    assert 0 < row["rtf"] < 100
+    assert row["params"] * 4 / 2**20 < row["peak_mib"] < 500  # the weights and more, but not torch itself
+
+
+def die(preset, seconds):
+    os._exit(9)  # as one that takes too much memory is killed
+
+
+def test_a_process_that_is_killed_is_told_and_the_rest_goes_on(capsys, monkeypatch):
+    monkeypatch.setattr(models, "measure", die)
+    assert main(["models", "--only", "conv_tasnet", "--measure"]) == 0
+    printed = capsys.readouterr()
+    assert "conv_tasnet: its process was killed" in printed.err and "failed" in printed.out
 
 
 def test_a_small_network_costs_less():

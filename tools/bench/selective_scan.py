@@ -17,11 +17,11 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tse_lib.bin.models import resident_mib
 from tse_lib.distributed import pick_device
 from tse_lib.evaluation.results import machine
 from tse_lib.nn import selective_scan_cpp
@@ -160,12 +160,6 @@ def peak_mib(side: str, sizes: tuple[int, int, int], threads: int) -> float:
     before = resident_mib("VmRSS")
     torch.autograd.grad(SIDES[side](*tensors).sum(), tensors)
     return round(max(0.0, resident_mib("VmHWM") - before), 1)
-
-
-def resident_mib(name: str) -> float:
-    """VmRSS, what this process holds in memory now, or VmHWM, the most that it ever held."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith(f"{name}:")) / 1024
 
 
 if __name__ == "__main__":
