@@ -406,6 +406,16 @@ def test_old_sepformers_of_polsess(tmp_path):
         import_checkpoint(tmp_path / "a.pt")
 
 
+def test_sepmamba_takes_strides_from_its_conf(tmp_path):
+    path = written("sepmamba", tmp_path / "last.pth")
+    name, params, _, _, told = import_checkpoint(path)
+    assert complete(name, params) == complete(name, SEPMAMBA) and "strides [2, 2, 2] assumed" in told
+    conf = {"_target_": "src.models.SepMamba.SepMamba", "dim": 8, "kernel_sizes": [8, 6, 4], "strides": [4, 2, 2]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {**conf, "num_blocks": 2, "act_fn": "relu"}}))
+    _, params, _, _, told = import_checkpoint(path, config=tmp_path / "config.yaml")
+    assert params["strides"] == [4, 2, 2] and told == "SepMamba"
+
+
 # ------------------------------------------------------------------------------------------------ what does not fit
 
 

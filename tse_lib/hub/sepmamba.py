@@ -68,7 +68,8 @@ def read(source: Source, given: Given) -> Found:
             "num_blocks": 1 + max(int(number) for _, number in layers),
         }
     params = params_of(config, causal) | {"num_sources": tensors["decoder.weight"].shape[1]}
-    told = f"SepMamba{', causal' if causal else ''}; strides {params['strides']}"
+    assumed = "" if source.config else f", strides {params['strides']} assumed: --config says others"
+    told = f"SepMamba{', causal' if causal else ''}{assumed}"
     return Found("sepmamba", params, given.sample_rate or SAMPLE_RATE, tensors, told)
 
 
