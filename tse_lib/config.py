@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 
 class Section(BaseModel):
@@ -133,6 +143,69 @@ class Simulation(Section):
         return "extract" if self.num_enrolls[1] else "separate"
 
 
+VARIANTS = {  # of layered mixtures, named by what is kept: reverberation and event, scene; C has neither
+    "indoor": ("SER", "SR", "ER", "R", "C"),
+    "outdoor": ("SE", "S", "E", "C"),
+}
+
+
+class Layers(Section):
+    """How mixtures are drawn that a corpus brings ready-made with the layers that they are the sum of (PolSESS).
+
+    A training item is one of the set's mixtures, once in every pass over the set, in one of the variants that it can
+    have, each as likely as the others. `variants` may be a schedule over optimizer steps, as values of `Simulation`.
+    """
+
+    goal: Literal["ES", "EB", "SB"] = Field(
+        description="enhance the first speaker (the second is taken out), enhance both as one, separate both; all dry"
+    )
+    variants: Names = Field(description="of VARIANTS")
+    segment_s: Range = Field((4.0, 4.0), description="length of the corpus's mixtures")
+
+    @model_validator(mode="after")
+    def _sane(self) -> "Layers":
+        known = {name for names in VARIANTS.values() for name in names}
+        unknown = [name for name in self.variants if name not in known]
+        if unknown or not self.variants:
+            raise ValueError(f"variants: {unknown[0] if unknown else 'none'}; there are {', '.join(sorted(known))}")
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"variants: one is there twice in {', '.join(self.variants)}")
+        if self.segment_s[0] != self.segment_s[1] or self.segment_s[0] <= 0:
+            raise ValueError("segment_s: one number above 0, the length that the mixtures have")
+        return self
+
+    # what is asked of any drawing
+
+    @property
+    def task(self) -> str:
+        return "separate"
+
+    @property
+    def num_talkers(self) -> tuple[int, int]:
+        """How many sources are wanted: enhanced together, two speakers are one."""
+        return (2, 2) if self.goal == "SB" else (1, 1)
+
+    @property
+    def target_absent(self) -> float:
+        return 0.0
+
+    @property
+    def render_on(self) -> str:
+        return "worker"
+
+
+KINDS: dict[str, type[Section]] = {"Simulation": Simulation, "Layers": Layers}
+
+
+def _kind_of(value: Any) -> str:
+    return "Layers" if isinstance(value, Layers) or (isinstance(value, dict) and "goal" in value) else "Simulation"
+
+
+Drawing = Annotated[
+    Annotated[Simulation, Tag("Simulation")] | Annotated[Layers, Tag("Layers")], Discriminator(_kind_of)
+]
+
+
 class Stretch(Section):
     """A stretch of training: until this optimizer step, these values replace those of `simulation`."""
 
@@ -141,15 +214,22 @@ class Stretch(Section):
 
 
 class MixtureSet(Section):
-    num_mixtures: int = Field(gt=0)
+    num_mixtures: int | None = Field(None, gt=0, description="none: of layered mixtures, all that the sets have")
     num_absent: int | None = Field(None, ge=0, description="exactly so many targets are absent; none: by chance")
     speech: Names = Field(description="data sets (below the data folder) that talkers come from")
     noise: Names = ()
     rirs: Names = ()
-    simulation: Simulation
+    simulation: Drawing
 
     @model_validator(mode="after")
-    def _absent_of_all(self) -> "MixtureSet":
+    def _fits_the_drawing(self) -> "MixtureSet":
+        if isinstance(self.simulation, Layers):
+            given = [name for name in ("num_absent", "noise", "rirs") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]}: not with simulation.goal; layered mixtures are as the corpus made them")
+            return self
+        if self.num_mixtures is None:
+            raise ValueError("the key 'num_mixtures' is missing; only layered mixtures have a number of their own")
         if self.num_absent is not None and self.num_absent > self.num_mixtures:
             raise ValueError(f"num_absent {self.num_absent}: there are {self.num_mixtures} mixtures")
         return self
@@ -336,7 +416,7 @@ class Config(Section):
 
     seed: int
     sample_rate: int = Field(gt=0)
-    simulation: Simulation = Field(description="at step 0, before the curriculum")
+    simulation: Drawing = Field(description="at step 0, before the curriculum")
     schedule: dict[str, dict[int, Any]] = Field(
         {}, description="the values of `simulation` that were given as schedules"
     )
@@ -391,6 +471,8 @@ class Config(Section):
             raise ValueError(f"curriculum: until_step must rise from stretch to stretch, got {ends}")
         for step in self.knots():
             now = simulation_at(self, step)
+            if isinstance(now, Layers) and isinstance(self.simulation, Layers) and now.goal != self.simulation.goal:
+                raise ValueError("curriculum: goal is the same for the whole training")
             if now.render_on != self.simulation.render_on:
                 raise ValueError("curriculum: render_on is the same for the whole training")
             if now.task != self.simulation.task or (
@@ -411,12 +493,12 @@ class Config(Section):
 # ------------------------------------------------------------------------------------------------------- curriculum
 
 
-def simulation_at(conf: Config, step: int) -> Simulation:
+def simulation_at(conf: Config, step: int) -> Simulation | Layers:
     """The drawing of mixtures at an optimizer step: `simulation` and its schedules, overridden by the curriculum.
 
     A schedule is a mapping from steps to values: linear between two steps, constant before the first and after the
-    last (a word jumps at its step). A stretch of the curriculum replaces values until its step; in it,
-    `snr_db: {ramp: [[15, 20], [-5, 10]]}` goes linearly from the first value to the second.
+    last (a word, or a list of words, jumps at its step). A stretch of the curriculum replaces values until its step;
+    in it, `snr_db: {ramp: [[15, 20], [-5, 10]]}` goes linearly from the first value to the second.
     """
     changes = {name: value_at(name, knots, step) for name, knots in conf.schedule.items()}
     begin = 0
@@ -428,7 +510,7 @@ def simulation_at(conf: Config, step: int) -> Simulation:
         begin = stretch.until_step
     if not changes:
         return conf.simulation
-    return build(Simulation, {**conf.simulation.model_dump(), **changes}, "curriculum.simulation")
+    return build(type(conf.simulation), {**conf.simulation.model_dump(), **changes}, "curriculum.simulation")
 
 
 def value_at(name: str, knots: dict[int, Any], step: int) -> Any:
@@ -438,7 +520,8 @@ def value_at(name: str, knots: dict[int, Any], step: int) -> Any:
     if not before or not after:
         return knots[before[-1] if before else after[0]]
     first, last = before[-1], after[0]
-    if isinstance(knots[first], (str, bool)):
+    some = knots[first][0] if isinstance(knots[first], list) and knots[first] else knots[first]
+    if isinstance(some, (str, bool)):
         return knots[first]
     return _between(name, knots[first], knots[last], (step - first) / (last - first))
 
@@ -476,13 +559,18 @@ def curriculum_scalars(conf: Config, step: int) -> dict[str, float]:
     now = simulation_at(conf, step)
     scalars: dict[str, float] = {}
     for name in sorted(moving):
-        value = getattr(now, name)
-        if isinstance(value, tuple):
-            low, high = value
+        limits = limits_of(getattr(now, name))
+        if limits:
+            low, high = limits
             scalars |= {name: low} if low == high else {f"{name}_low": low, f"{name}_high": high}
-        elif isinstance(value, (int, float)):
-            scalars[name] = float(value)
     return scalars
+
+
+def limits_of(value: Any) -> tuple[float, float] | None:
+    """The two ends of a range, or of a number, which stands for itself; None for words and all else."""
+    low, high = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
+    both = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    return (float(low), float(high)) if both else None
 
 
 # ---------------------------------------------------------------------------------------------------- YAML to models
@@ -547,7 +635,7 @@ def build(kind: type[T], values: Any, name: str) -> T:
 
 
 def _explain(kind: type[BaseModel], fault: Any, name: str) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
+    where = ".".join(str(part) for part in fault["loc"] if part not in KINDS)
     if fault["type"] == "extra_forbidden":
         known = _known_keys(kind, fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1, 0.5)
@@ -564,6 +652,9 @@ def _explain(kind: type[BaseModel], fault: Any, name: str) -> str:
 def _known_keys(kind: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
         if isinstance(part, int):
+            continue
+        if part in KINDS:
+            kind = KINDS[part]
             continue
         fields = getattr(kind, "model_fields", None)
         if fields and part in fields:

@@ -201,6 +201,70 @@ def read_genders(folder: str | Path) -> dict[str, str]:
     return read_table(path) if path.exists() else {}
 
 
+# ---------------------------------------------------------------------------------------------------- layered mixtures
+
+
+@dataclass(frozen=True)
+class LayeredMix:
+    """A mixture that a corpus brings ready-made, and the layers that it is the sum of: files of one rate and length.
+
+    Attributes:
+        mix: its file.
+        layers: the files of speaker1, speaker2, scene and event, and where it was made indoors of reverb1, reverb2 and
+            reverb_event, what the room adds to the dry layer.
+        talkers: who speaks in speaker1 and speaker2, as far as that is known.
+        place: the class of the scene.
+    """
+
+    mix_id: str
+    sample_rate: int
+    num_samples: int
+    mix: str
+    layers: dict[str, str]
+    talkers: tuple[str, str]
+    place: str = ""
+
+    @property
+    def indoor(self) -> bool:
+        return "reverb1" in self.layers
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+def write_layered(folder: str | Path, mixes: Iterable[LayeredMix]) -> None:
+    """`layers.jsonl` of a data set, one ready-made mixture a line."""
+    with replace_file(Path(folder) / "layers.jsonl") as file:
+        for mix in mixes:
+            file.write(json.dumps(dataclasses.asdict(mix), ensure_ascii=False) + "\n")
+
+
+def read_layered(folder: str | Path) -> list[LayeredMix]:
+    """
+    Raises:
+        FileNotFoundError: no such set.
+        ValueError: a line that is no layered mixture, a duplicate `mix_id`, or several lengths or sample rates.
+    """
+    path = Path(folder) / "layers.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no layered mixtures here; run the prepare stage")
+    mixes: dict[str, LayeredMix] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                fields = json.loads(line)
+                mix = LayeredMix(**{**fields, "talkers": tuple(fields["talkers"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: not a layered mixture ({error})") from None
+            if mixes.setdefault(mix.mix_id, mix) is not mix:
+                raise ValueError(f"{path}:{number}: duplicate mix_id '{mix.mix_id}'")
+    kinds = sorted({(mix.sample_rate, mix.num_samples) for mix in mixes.values()})
+    if len(kinds) != 1:
+        raise ValueError(f"{path}: mixtures of one rate and length expected, got (rate, samples) {kinds[:3]}")
+    return list(mixes.values())
+
+
 # ---------------------------------------------------------------------------------------------------------- mixtures
 
 
@@ -230,6 +294,7 @@ class Source:
             (all speech, or the enrolment, over noise); unused for the target and for enrolments.
         noise: of an enrolment alone: what is added to it.
         eq_db: of an enrolment: gains of a random equaliser at `render.EQ_HZ`.
+        plus: of a target of a ready-made mixture: what is added to it, sample by sample.
     """
 
     path: str
@@ -246,6 +311,22 @@ class Source:
     group: str = ""
     noise: "Source | None" = None
     eq_db: tuple[float, ...] = ()
+    plus: "tuple[Source, ...]" = ()
+
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """A mixture that is not mixed but read: a corpus's own, less some of its layers.
+
+    Attributes:
+        mix: the corpus's mixture.
+        minus: the layers that are subtracted from it.
+        variant: what is kept, as `config.VARIANTS` names it.
+    """
+
+    mix: Source
+    minus: tuple[Source, ...]
+    variant: str
 
 
 @dataclass(frozen=True)
@@ -271,6 +352,7 @@ class Mixture:
         band_limit_hz: everything is limited to this band; 0: it is not.
         clip_db: the mixture's peaks would rise this far above where they are cut; 0: they are not cut.
         masks: what is missing of the mixture's spectrogram.
+        ready: where it is a corpus's own, which then has its level; the talkers are the targets, and dry.
     """
 
     mix_id: str
@@ -286,6 +368,7 @@ class Mixture:
     band_limit_hz: float = 0.0
     clip_db: float = 0.0
     masks: tuple[Mask, ...] = ()
+    ready: ReadyMade | None = None
 
     @property
     def interferers(self) -> tuple[Source, ...]:
@@ -318,6 +401,7 @@ class Mixture:
         fields["enrolls"] = tuple(_source(source) for source in fields["enrolls"])
         fields["noise"] = _source(fields["noise"]) if fields.get("noise") else None
         fields["masks"] = tuple(Mask(**mask) for mask in fields.get("masks", ()))
+        fields["ready"] = _ready(fields["ready"]) if fields.get("ready") else None
         return Mixture(**fields)
 
 
@@ -334,7 +418,13 @@ def _said(value: Any) -> Any:
 def _source(fields: dict[str, Any]) -> Source:
     rir, noise = fields.get("rir"), fields.get("noise")
     nested = {"rir": Response(**rir) if rir else None, "noise": _source(noise) if noise else None}
-    return Source(**{**fields, **nested, "eq_db": tuple(fields.get("eq_db", ()))})
+    plus = tuple(_source(source) for source in fields.get("plus", ()))
+    return Source(**{**fields, **nested, "eq_db": tuple(fields.get("eq_db", ())), "plus": plus})
+
+
+def _ready(fields: dict[str, Any]) -> ReadyMade:
+    minus = tuple(_source(source) for source in fields["minus"])
+    return ReadyMade(_source(fields["mix"]), minus, fields["variant"])
 
 
 def write_mixtures(path: str | Path, mixtures: Iterable[Mixture]) -> None:

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.bin.train import add_data_options, corpus_of
-from tse_lib.config import Config, load_config
-from tse_lib.data.dataset import DrawnMixtures, to_batch
+from tse_lib.config import Config, Simulation, load_config
+from tse_lib.data.dataset import to_batch
+from tse_lib.data.layers import TrainingItems, training_items
 from tse_lib.rng import rng
 from tse_lib.training.state import new_state
 from tse_lib.training.steps import STEPS, new_run
@@ -37,13 +38,13 @@ def main(argv: list[str]) -> None:
         conf,
         device_of(args),
         args.steps,
-        DrawnMixtures(corpus_of(args, conf.simulation.task), conf) if args.train else None,
+        training_items(corpus_of(args, conf), conf) if args.train else None,
     )
     for name, value in report.items():
         print(f"{name:<22} {value}")
 
 
-def check(conf: Config, device: torch.device, num_steps: int, data: DrawnMixtures | None) -> dict[str, Any]:
+def check(conf: Config, device: torch.device, num_steps: int, data: TrainingItems | None) -> dict[str, Any]:
     """Take steps as the trainer would, and say what they cost.
 
     Raises:
@@ -109,6 +110,8 @@ def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
             noise(round(simulation.enroll_s[1] * conf.sample_rate))
             for _ in range(simulation.num_enrolls[1])
             if simulation.enroll_s
-        ],
+        ]
+        if isinstance(simulation, Simulation)
+        else [],
         "present": present,
     }

@@ -36,6 +36,8 @@ from tse_lib.manifest import Mixture
 from tse_lib.simulation.render import Rendered, render
 from tse_lib.simulation.sample import Corpus, sample, sample_set
 
+NOT_DRAWN = "{}: its mixtures are ready-made, not drawn; listen to them in data/<set>/mixtures (tse render makes them)"
+
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
@@ -101,11 +103,12 @@ def parts_of_training(conf: Config, args: argparse.Namespace) -> list[Part]:
     wrong = [step for step in args.step or [] if not 0 <= step <= last]
     if wrong:
         raise ValueError(f"--step {wrong[0]}: {args.conf} trains for {last + 1} steps, 0 to {last}")
-    corpus = corpus_of(args, conf.simulation.task)
+    corpus = drawn_from(args, conf)
     parts = []
     for step in sorted(set(args.step or turns(conf))):
         first = step * conf.train.batch_size * conf.train.accumulate
         simulation = simulation_at(conf, step)
+        assert isinstance(simulation, Simulation)
         drawn = (
             sample(corpus, simulation, conf.sample_rate, conf.seed, "train", f"train-{index}")
             for index in range(first, first + args.draws)
@@ -126,9 +129,19 @@ def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part]:
         raise ValueError(f"--sets {unknown[0]}: {args.conf} has {', '.join(sets.sets)}")
     parts = []
     for name in args.sets or sets.sets:
+        simulation = sets.sets[name].simulation
+        if not isinstance(simulation, Simulation):
+            raise ValueError(NOT_DRAWN.format(args.conf))
         corpus, mixtures = sample_set(args.data, name, sets)
-        parts.append(part_of(name, sets.sets[name].simulation, corpus, mixtures, mixtures[: args.num]))
+        parts.append(part_of(name, simulation, corpus, mixtures, mixtures[: args.num]))
     return parts
+
+
+def drawn_from(args: argparse.Namespace, conf: Config) -> Corpus:
+    corpus = corpus_of(args, conf)
+    if not isinstance(corpus, Corpus):
+        raise ValueError(NOT_DRAWN.format(args.conf))
+    return corpus
 
 
 def turns(conf: Config) -> list[int]:

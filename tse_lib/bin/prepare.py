@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tse_lib.corpora import CORPORA
-from tse_lib.manifest import read_tables
+from tse_lib.manifest import read_layered, read_tables
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,14 +14,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def summary(folders: list[Path]) -> str:
-    """A table: speakers, utterances and hours of each set."""
+    """A table: speakers, utterances (or ready-made mixtures) and hours of each set."""
     width = max(len(str(folder)) for folder in folders)
     lines = [f"{'set':<{width}}  speakers  utterances   hours"]
     for folder in folders:
-        utterances = read_tables(folder)
-        speakers = len({utt.spk_id for utt in utterances if utt.spk_id})
-        hours = sum(utt.seconds for utt in utterances) / 3600
-        lines.append(f"{folder!s:<{width}}  {speakers or '-':>8}  {len(utterances):>10}  {hours:>6.2f}")
+        if (folder / "layers.jsonl").exists():
+            mixes = read_layered(folder)
+            speakers, count = {speaker for mix in mixes for speaker in mix.talkers}, len(mixes)
+            seconds = sum(mix.seconds for mix in mixes)
+        else:
+            utterances = read_tables(folder)
+            speakers, count = {utt.spk_id for utt in utterances if utt.spk_id}, len(utterances)
+            seconds = sum(utt.seconds for utt in utterances)
+        lines.append(f"{folder!s:<{width}}  {len(speakers) or '-':>8}  {count:>10}  {seconds / 3600:>6.2f}")
     return "\n".join(lines)
 
 

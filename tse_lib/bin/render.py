@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from tse_lib import audio
 from tse_lib.data.dataset import load_waveforms, target_kinds
+from tse_lib.data.layers import read_ready
 from tse_lib.manifest import Mixture, audio_path, job_share, read_mixtures
 from tse_lib.simulation.render import render
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_rendered(folder: str, mixture: Mixture) -> None:
-    rendered = render(mixture, load_waveforms(mixture))
+    rendered = read_ready(mixture) if mixture.ready else render(mixture, load_waveforms(mixture))
     waves = {"mixture": rendered.mixture, **dict(zip(target_kinds(mixture), rendered.targets, strict=False))}
     if mixture.enrolls:
         others = rendered.images[int(mixture.target_present) :]

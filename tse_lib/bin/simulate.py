@@ -4,15 +4,17 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tse_lib.config import load_sets
+from tse_lib.config import Layers, load_sets
 from tse_lib.manifest import write_mixtures
+from tse_lib.simulation.layers import layered_set
 from tse_lib.simulation.sample import check_disjoint, sample_set
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse simulate",
-        description="Draw the mixtures of every set in conf/sets.yaml: data/<set>/mixtures.jsonl, one mixture a line.",
+        description="Draw the mixtures of every set in conf/sets.yaml, or of layered ones list the variants: "
+        "data/<set>/mixtures.jsonl, one mixture a line.",
         epilog="example: tse simulate --conf conf/sets.yaml --data data",
     )
     parser.add_argument("--conf", required=True, help="the sets: conf/sets.yaml")
@@ -20,10 +22,15 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     sets = load_sets(args.conf)
-    drawn = {name: sample_set(args.data, name, sets) for name in sets.sets}
+    layered = {name for name, conf in sets.sets.items() if isinstance(conf.simulation, Layers)}
+    found = {
+        name: layered_set(args.data, name, sets) if name in layered else sample_set(args.data, name, sets)[1]
+        for name in sets.sets
+    }
+    drawn = [conf for name, conf in sets.sets.items() if name not in layered]
     for kind in ("speech", "noise", "rirs"):
-        check_disjoint(args.data, sorted({name for conf in sets.sets.values() for name in getattr(conf, kind)}))
-    for name, (_, mixtures) in drawn.items():
+        check_disjoint(args.data, sorted({name for conf in drawn for name in getattr(conf, kind)}))
+    for name, mixtures in found.items():
         folder = Path(args.data) / name
         list_path = folder / "mixtures.jsonl"
         text = "".join(mixture.to_json() + "\n" for mixture in mixtures)

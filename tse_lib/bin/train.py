@@ -14,10 +14,11 @@ import torch
 
 from tse_lib import distributed
 from tse_lib.bin.device import add_device_options, device_of
-from tse_lib.config import load_config
+from tse_lib.config import Config, Layers, load_config
+from tse_lib.data.layers import TrainingData
 from tse_lib.evaluation.lr_finder import lr_finder_page
 from tse_lib.files import replace_file
-from tse_lib.manifest import read_mixtures
+from tse_lib.manifest import read_layered, read_mixtures
 from tse_lib.simulation.sample import Corpus, read_corpus
 from tse_lib.training.guards import REQUEUE_EXIT, StopSignal
 from tse_lib.training.lr_finder import RangeTest, find_lr
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     nproc = num_processes(args.nproc, args.device, conf.train.batch_size)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         return run_processes(nproc, argv)
-    corpus = corpus_of(args, conf.simulation.task)
+    corpus = corpus_of(args, conf)
     dev_dir = Path(args.data) / args.dev
     refuse_dev_in_train(corpus, dev_dir)
     device = device_of(args)
@@ -175,15 +176,29 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--rirs", nargs="+", default=[], help="room responses to draw from, as rir_train (default: none)")
 
 
-def corpus_of(args: argparse.Namespace, task: str) -> Corpus:
+def corpus_of(args: argparse.Namespace, conf: Config) -> TrainingData:
+    """What training items are drawn from: data sets, or ready-made mixtures where the conf has a goal for those."""
     data = Path(args.data)
+    if isinstance(conf.simulation, Layers):
+        if args.noise or args.rirs:
+            raise ValueError("--noise, --rirs: not with simulation.goal; layered mixtures are as the corpus made them")
+        return [mix for name in args.train for mix in read_layered(data / name)]
     speech, noise, rirs = ([data / name for name in names] for names in (args.train, args.noise, args.rirs))
-    return read_corpus(speech, noise, rirs, task)
+    return read_corpus(speech, noise, rirs, conf.simulation.task)
 
 
-def refuse_dev_in_train(corpus: Corpus, dev_dir: Path) -> None:
-    """Choosing the best by talkers, noises or rooms that were trained on would choose the one that remembers best."""
+def refuse_dev_in_train(corpus: TrainingData, dev_dir: Path) -> None:
+    """Choosing the best by talkers, noises or rooms that were trained on would choose the one that remembers best.
+
+    Of ready-made mixtures only the mixtures themselves must differ: what else their sets share was told by the
+    prepare stage, and cannot be helped here.
+    """
     mixtures = read_mixtures(dev_dir / "mixtures.jsonl")
+    if not isinstance(corpus, Corpus):
+        both = sorted({mix.mix_id for mix in corpus} & {one.ready.mix.utt_id for one in mixtures if one.ready})
+        if both:
+            raise ValueError(f"{dev_dir}: {len(both)} of its mixtures are trained on ({both[0]}…); give another set")
+        return
     sources = [source for mixture in mixtures for source in (*mixture.talkers, *mixture.enrolls)]
     noises = [mixture.noise for mixture in mixtures if mixture.noise]
     noises += [source.noise for source in sources if source.noise]

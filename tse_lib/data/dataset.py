@@ -115,6 +115,7 @@ class DrawnMixtures(Dataset):
     def __init__(self, corpus: Corpus, conf: Config):
         self.corpus, self.conf = corpus, conf
         self.items_per_step = conf.train.batch_size * conf.train.accumulate
+        assert isinstance(conf.simulation, Simulation)
         self._step, self._simulation = -1, conf.simulation
 
     def __len__(self) -> int:
@@ -124,6 +125,7 @@ class DrawnMixtures(Dataset):
         """How the mixtures of a step are drawn; they have one length, so that none is padded."""
         if step != self._step:
             now = simulation_at(self.conf, step)
+            assert isinstance(now, Simulation)
             if now.segment_s[0] < now.segment_s[1]:
                 length = float(rng(self.conf.seed, "train", "segment_s", step).uniform(*now.segment_s))
                 now = now.model_copy(update={"segment_s": (length, length)})
@@ -224,6 +226,7 @@ class RenderedMixtures(Dataset):
             "target": torch.stack([read(kind) for kind in kinds]) if kinds else torch.zeros_like(mixed)[None],
             "enrolls": [read(f"enroll{number}") for number in range(1, len(mixture.enrolls) + 1)],
             "present": mixture.target_present,
+            "variant": mixture.ready.variant if mixture.ready else "",
         }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tse_lib.config import Config, simulation_at
+from tse_lib.config import Config, limits_of, simulation_at
 from tse_lib.evaluation import charts
 from tse_lib.evaluation.charts import Plot
 from tse_lib.evaluation.page import page, scroll_table
@@ -205,8 +205,9 @@ def value_lines(conf: Config, name: str, last_step: int) -> Iterator[tuple[np.nd
     knots = {*conf.knots(), *np.linspace(0, last_step, 60).astype(int).tolist()}
     steps = np.array(sorted(step for step in knots if step <= last_step))
     values = [getattr(simulation_at(conf, int(step)), name) for step in steps]
-    if all(isinstance(value, (int, float, tuple)) for value in values):
-        ends = np.array([value if isinstance(value, tuple) else (value, value) for value in values], float)
+    limits = [limits_of(value) for value in values]
+    if all(limits):
+        ends = np.array(limits, float)
         yield steps, ends[:, 0]
         if not np.array_equal(ends[:, 0], ends[:, 1]):
             yield steps, ends[:, 1]

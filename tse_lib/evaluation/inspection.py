@@ -212,8 +212,8 @@ def drawn_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
     for name in rir_sets if len(rir_sets) > 1 else []:
         row = [f"rooms of {name}"]
         for part in parts:
-            weights, given = part.simulation.rir_sources, name in part.rir_sets.values()
-            rooms = [room for draw in part.draws for room in (*draw["rooms"], *draw["enroll_rooms"]) if room and given]
+            weights, own = part.simulation.rir_sources, name in part.rir_sets.values()
+            rooms = [room for draw in part.draws for room in (*draw["rooms"], *draw["enroll_rooms"]) if room and own]
             wanted = f"{100 * weights.get(name, 0) / sum(weights.values()):.3g} %" if weights else ""
             row += [wanted, f"{100 * rooms.count(name) / len(rooms):.1f} %"] if rooms else ["", "-"]
         rows.append(row)

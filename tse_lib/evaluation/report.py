@@ -325,8 +325,10 @@ def chips(line: dict[str, Any]) -> list[str]:
     texts = [condition_label(f"num_talkers={line['num_talkers']}")]
     texts += [f"{line['same_gender']} gender"] if line["same_gender"] else []
     texts += [f"SIR {' / '.join(f'{value:.1f}' for value in line['sir_db'])} dB"] if line["sir_db"] else []
-    texts += [f"SNR {line['snr_db']:.1f} dB"] if line["noise"] else ["no noise"]
+    texts += [f"SNR {line['snr_db']:.1f} dB"] if line["snr_db"] is not None else []
+    texts += [] if line["noise"] else ["no noise"]
     texts += ["reverberant"] if line["reverberant"] else []
+    texts += [condition_label(f"variant={line['variant']}")] if "variant" in line else []
     return styled + [f'<span class="chip quiet">{escape(text)}</span>' for text in texts]
 
 

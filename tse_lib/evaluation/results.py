@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from tse_lib.config import Section, build, read_yaml
-from tse_lib.evaluation.summary import MEASURES, summarise
+from tse_lib.evaluation.summary import MEASURES, OVER_VARIANTS, summarise
 from tse_lib.files import replace_file
 from tse_lib.manifest import Mixture, read_mixtures
 
@@ -192,6 +192,7 @@ CONDITIONS = {
     "noise=": "noise: {}",
     "reverberant=": "reverberant: {}",
     "num_enrolls=": "{} enrolments",
+    "variant=": "variant {}",
 }
 
 
@@ -370,19 +371,26 @@ def condition_rows(summary: dict[str, Any]) -> list[list[str]]:
     for name in sorted(summary["groups"], key=condition_order):
         metrics = summary["groups"][name]
         count = sum(metrics[key]["n"] for key in ("tp_attenuation_db", "ta_attenuation_db") if key in metrics)
-        if count == summary["n"]:
-            continue
-        rows.append([
-            condition_label(name),
-            str(count),
-            interval(metrics.get("si_sdri"), 2),
-            interval(metrics.get("sdri"), 2),
-            interval(metrics.get("estoi"), 3),
-            percent(metrics.get("confusion_rate")),
-            percent(metrics.get("above_1db_rate")),
-            percent(metrics.get("false_accept_rate")),
-        ])  # fmt: skip
+        if count < summary["n"]:
+            rows.append(condition_row(condition_label(name), count, metrics))
+    over = {name: entry for name, entry in summary["metrics"].items() if name.endswith(OVER_VARIANTS)}
+    if over:
+        alike = {name.removesuffix(OVER_VARIANTS): entry for name, entry in over.items()}
+        rows.append(condition_row("mean over the variants", summary["n"], alike))
     return rows
+
+
+def condition_row(label: str, count: int, metrics: dict[str, Any]) -> list[str]:
+    return [
+        label,
+        str(count),
+        interval(metrics.get("si_sdri"), 2),
+        interval(metrics.get("sdri"), 2),
+        interval(metrics.get("estoi"), 3),
+        percent(metrics.get("confusion_rate")),
+        percent(metrics.get("above_1db_rate")),
+        percent(metrics.get("false_accept_rate")),
+    ]
 
 
 def null_rows(nulls: dict[str, dict[str, int]]) -> list[list[str]]:

@@ -160,7 +160,7 @@ def score_mixture(
     def rendered(kind: str) -> np.ndarray:
         return read_fitting(audio_path(data_dir, kind, mixture.mix_id), mixture)
 
-    mixed, noisy = rendered("mixture"), mixture.noise is not None
+    mixed, noisy = rendered("mixture"), is_noisy(mixture)
     estimates = [
         read_fitting(find_estimate(folder, mixture.mix_id), mixture) for folder in estimate_folders(est_dir, mixture)
     ]
@@ -213,18 +213,28 @@ def conditions(mixture: Mixture, genders: dict[str, str], place: int = 0) -> dic
         wanted, others = mixture.enrolls[0], mixture.interferers
     else:
         wanted, others = mixture.talkers[place], mixture.talkers[:place] + mixture.talkers[place + 1 :]
-    return {
+    drawn_with = {
         "target_spk": wanted.spk_id,
         "target_present": mixture.target_present,
         "num_talkers": len(mixture.talkers),
         "same_gender": _same_gender(wanted, others, genders),
         "sir_db": [talker.level_db for talker in mixture.talkers[1:]],
-        "noise": mixture.noise is not None,
+        "noise": is_noisy(mixture),
         "snr_db": mixture.noise.level_db if mixture.noise else None,
         "reverberant": any(talker.rir for talker in mixture.talkers),
         "num_enrolls": len(mixture.enrolls),
         "seconds": mixture.num_samples / mixture.sample_rate,
     }
+    ready = mixture.ready
+    if ready:  # its levels are the corpus's, and no room is known, only whether there is one
+        drawn_with |= {"sir_db": [], "reverberant": "R" in ready.variant}
+        drawn_with |= {"variant": ready.variant, "ready_made": ready.mix.utt_id}
+    return drawn_with
+
+
+def is_noisy(mixture: Mixture) -> bool:
+    """Whether there is more than talkers: noise that was mixed in, or the scene or event of a ready-made mixture."""
+    return mixture.noise is not None or bool(mixture.ready and {"S", "E"} & set(mixture.ready.variant))
 
 
 def _same_gender(wanted: Source, others: Sequence[Source], genders: dict[str, str]) -> str | None:

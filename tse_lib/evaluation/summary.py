@@ -12,6 +12,8 @@ NUM_RESAMPLES = 2000
 BLOCK = 200  # resamples at a time: bounds the memory of large sets
 DECIMALS = 6
 
+OVER_VARIANTS = "_over_variants"  # ends the name of a mean over variants
+
 # names in scores.jsonl -> names of their means, where these differ
 RATES = {
     "false_accept": "false_accept_rate",
@@ -56,21 +58,38 @@ def summarise(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `metrics` has an entry for each metric that applies to some line: `{"mean", "ci95", "std", "n"}` and
     `ci95_speakers` where there are two target speakers or more. `n` counts the values that are defined; the others are
     in `nulls`: `{metric: {reason: count}}`. `groups` has the same as `metrics` for each condition, as `num_talkers=2`.
+    Where there are variants of ready-made mixtures, `metrics` also has `<metric>_over_variants`.
     """
     present = sum(line["target_present"] for line in lines)
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         for name in group_names(line):
             groups.setdefault(name, []).append(line)
+    of_groups = {name: statistics(groups[name], name) for name in sorted(groups)}
+    variants = [metrics for name, metrics in of_groups.items() if name.startswith("variant=")]
     return {
         "n": len(lines),
         "n_present": present,
         "n_absent": len(lines) - present,
         "num_speakers": len({line["target_spk"] for line in lines}),
-        "metrics": statistics(lines, "all"),
-        "groups": {name: statistics(groups[name], name) for name in sorted(groups)},
+        "metrics": statistics(lines, "all") | over_variants(variants),
+        "groups": of_groups,
         "nulls": null_reasons(lines),
     }
+
+
+def over_variants(variants: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The unweighted means of the variants' means, as PolSESS's figures are reported; `n` counts variants.
+
+    A variant that only half of the mixtures can have counts as much as the others.
+    """
+    found = {}
+    for metric in dict.fromkeys(metric for metrics in variants for metric in metrics):
+        means = [metrics[metric]["mean"] for metrics in variants if metric in metrics]
+        known = [mean for mean in means if mean is not None]
+        mean = _round(np.mean(known)) if known else None
+        found[metric + OVER_VARIANTS] = {"mean": mean, "ci95": None, "std": None, "n": len(known)}
+    return found
 
 
 def group_names(line: dict[str, Any]) -> list[str]:
@@ -82,6 +101,7 @@ def group_names(line: dict[str, Any]) -> list[str]:
     names = [f"num_talkers={line['num_talkers']}"]
     names += [f"num_enrolls={line['num_enrolls']}"] if line["num_enrolls"] else []
     names += [f"noise={yes(line['noise'])}", f"reverberant={yes(line['reverberant'])}"]
+    names += [f"variant={line['variant']}"] if "variant" in line else []
     return names + ([f"gender={line['same_gender']}"] if line["same_gender"] else [])
 
 
@@ -95,7 +115,9 @@ def statistics(lines: Sequence[dict[str, Any]], name: str) -> dict[str, dict[str
     counts = np.isfinite(values)
     sums = np.where(counts, values, 0.0)
     over_mixtures = bootstrap_interval(
-        *together([line["mix_id"] for line in lines], sums, counts), rng(0, "bootstrap", name, "mixtures")
+        # the variants of a ready-made mixture are no more independent than the sources of one
+        *together([line.get("ready_made", line["mix_id"]) for line in lines], sums, counts),
+        rng(0, "bootstrap", name, "mixtures"),
     )
     speaker_sums, speaker_counts = together([line["target_spk"] for line in lines], sums, counts)
     over_speakers = bootstrap_interval(speaker_sums, speaker_counts, rng(0, "bootstrap", name, "speakers"))

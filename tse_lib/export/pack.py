@@ -51,6 +51,6 @@ def readme(model: Extractor | Separator, source: str, summary: Path | None, data
         lines += ["| metric | mean | 95 % interval | n |", "|---|---|---|---|"]
         for name, value in figures["metrics"].items():
             if value["mean"] is not None:
-                low, high = value["ci95"]
-                lines.append(f"| {name} | {value['mean']:.2f} | {low:.2f} to {high:.2f} | {value['n']} |")
+                limits = "{:.2f} to {:.2f}".format(*value["ci95"]) if value["ci95"] else "-"
+                lines.append(f"| {name} | {value['mean']:.2f} | {limits} | {value['n']} |")
     return "\n".join(lines) + "\n"

@@ -209,7 +209,8 @@ def sample(
 
 def sample_set(data: str | Path, name: str, sets: Sets) -> tuple[Corpus, list[Mixture]]:
     """All mixtures of one set of `conf/sets.yaml`, drawn from the data sets below `data`."""
-    conf = sets.sets[name]
+    conf, simulation = sets.sets[name], sets.sets[name].simulation
+    assert isinstance(simulation, Simulation) and conf.num_mixtures
     corpus = corpus_of_set(Path(data), conf)
     ids = [f"{name}-{number:05d}" for number in range(conf.num_mixtures)]
     absent: dict[str, float] = {}  # the probability of each
@@ -217,8 +218,7 @@ def sample_set(data: str | Path, name: str, sets: Sets) -> tuple[Corpus, list[Mi
         order = sorted(ids, key=lambda mix_id: rng(sets.seed, name, mix_id, "target_absent").random())
         absent = {mix_id: float(place < conf.num_absent) for place, mix_id in enumerate(order)}
     confs = [
-        conf.simulation.model_copy(update={"target_absent": absent.get(mix_id, conf.simulation.target_absent)})
-        for mix_id in ids
+        simulation.model_copy(update={"target_absent": absent.get(mix_id, simulation.target_absent)}) for mix_id in ids
     ]
     return corpus, [
         sample(corpus, one, sets.sample_rate, sets.seed, name, mix_id) for one, mix_id in zip(confs, ids, strict=True)

@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from tse_lib import distributed
 from tse_lib.config import Config
-from tse_lib.data.dataset import DrawnMixtures
+from tse_lib.data.layers import TrainingData, training_items
 from tse_lib.rng import seed_of
-from tse_lib.simulation.sample import Corpus
 from tse_lib.training.log import mean_of
 from tse_lib.training.state import new_state
 from tse_lib.training.steps import STEPS, new_run
@@ -34,7 +33,7 @@ class RangeTest:
 
 
 def find_lr(
-    conf: Config, corpus: Corpus, device: torch.device, low: float = 1e-7, high: float = 1.0, num_steps: int = 300
+    conf: Config, corpus: TrainingData, device: torch.device, low: float = 1e-7, high: float = 1.0, num_steps: int = 300
 ) -> RangeTest:
     """Take `num_steps` optimizer steps of a fresh training, with learning rates from `low` to `high`.
 
@@ -53,7 +52,7 @@ def find_lr(
             "train.step gan: the loss of a game does not tell a learning rate; find it for step supervised"
         )
     conf = conf.model_copy(update={"train": conf.train.model_copy(update={"max_steps": num_steps})})
-    data, state = DrawnMixtures(corpus, conf), new_state(conf, device)
+    data, state = training_items(corpus, conf), new_state(conf, device)
     run, step_function = new_run(conf, state, device), STEPS[conf.train.step]
     rates, losses, ended = np.geomspace(low, high, num_steps).tolist(), list[float](), ""
     bar = tqdm(rates, desc="find_lr", unit="step", leave=False, disable=not distributed.is_main())

@@ -17,6 +17,7 @@ from typing import Any
 
 from tse_lib import checkpoint
 from tse_lib.config import Config, build
+from tse_lib.data.layers import TrainingData
 from tse_lib.files import temporary_for
 from tse_lib.manifest import Mixture
 from tse_lib.simulation.sample import Corpus
@@ -133,8 +134,10 @@ def way_out(exp: Path) -> str:
     return f"to train anew remove {exp}, to keep both give the conf (or --exp) another name"
 
 
-def hash_of_corpus(corpus: Corpus) -> str:
+def hash_of_corpus(corpus: TrainingData) -> str:
     """Of all that mixtures are drawn from, except where it lies: packing a set changes nothing."""
+    if not isinstance(corpus, Corpus):
+        return hash_of((mix.mix_id, mix.num_samples, mix.sample_rate, mix.indoor) for mix in corpus)
     return hash_of(
         (utt.utt_id, utt.spk_id, utt.num_samples, utt.sample_rate, utt.activity)
         for utt in chain(corpus.speech, corpus.noise, corpus.all_rirs)

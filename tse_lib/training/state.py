@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
-from tse_lib.config import Config, Deployed, build
+from tse_lib.config import Config, Deployed, Simulation, build
 from tse_lib.losses.weights import UncertaintyWeights
 from tse_lib.models import OneCall, build_model, num_sources_of
 from tse_lib.models.discriminators import build_discriminator
@@ -95,6 +95,8 @@ def new_state(conf: Config, device: torch.device) -> State:
         raise ValueError(
             f"model.params.num_sources {outputs}, simulation.num_talkers {talkers}: a separation has an "
             "output for every talker"
+            if isinstance(conf.simulation, Simulation)
+            else f"model.params.num_sources {outputs}, simulation.goal {conf.simulation.goal} has {talkers}"
         )
     if train.init_from:
         load_weights(model, checkpoint.load(train.init_from), train.init_from)

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from tse_lib import distributed
 from tse_lib.config import Config, curriculum_scalars
-from tse_lib.data.dataset import DrawnMixtures, RenderedMixtures, collate, collate_raw, render_raw, set_up_worker
+from tse_lib.data.dataset import RenderedMixtures, collate, collate_raw, render_raw, set_up_worker
+from tse_lib.data.layers import TrainingData, TrainingItems, training_items
 from tse_lib.files import replace_file
 from tse_lib.losses.permutation import pit
 from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.models import OneCall
 from tse_lib.rng import seed_of
-from tse_lib.simulation.sample import Corpus
 from tse_lib.training import saving
 from tse_lib.training.guards import BadFiles, NotFinite, StopSignal, note_alarms
 from tse_lib.training.log import SPLIT, Log, mean_of, say, warn
@@ -38,8 +38,10 @@ from tse_lib.training.state import State, hash_of_file, new_state
 from tse_lib.training.steps import STEPS, Run, inputs, new_run, to_device
 
 
-def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: torch.device) -> State:
+def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, device: torch.device) -> State:
     """Train to `conf.train.max_steps`, or on from the newest checkpoint in `exp`.
+
+    Items are drawn from a corpus, or are ready-made mixtures with their layers, as the conf's `simulation` says.
 
     Writes exp/{config.yaml,last.pt,best.pt,step_*.pt,milestone_*.pt,tensorboard/}, exp/log/{train,valid}.jsonl and
     exp/log/train.log.
@@ -51,7 +53,7 @@ def train(conf: Config, corpus: Corpus, dev_dir: str, exp: str | Path, device: t
     exp, options = Path(exp), conf.train
     dev = RenderedMixtures(dev_dir, conf.sample_rate)
     dev.refuse_other_task(conf.simulation.task, conf.simulation.num_talkers[1])
-    data = DrawnMixtures(corpus, conf)
+    data = training_items(corpus, conf)
     if options.batch_size % distributed.world_size():
         raise ValueError(
             f"train.batch_size {options.batch_size} must be a multiple of the {distributed.world_size()} processes"
@@ -183,24 +185,31 @@ def validate(
 ) -> dict[str, float]:
     """Mean SI-SDR and SI-SDRi over present targets and mean attenuation over absent ones, one mixture at a time.
 
-    Several sources are taken in the order that is best for them, and their mean counts. The processes share the
+    Several sources are taken in the order that is best for them, and their mean counts. Of ready-made mixtures the
+    variants count alike, however many mixtures each has, and the SI-SDRi of each is told. The processes share the
     mixtures; all return the same numbers.
     """
     model.eval()
-    sums = torch.zeros(5, dtype=torch.float64)  # si_sdr, si_sdri, present | attenuation, absent
+    variants = list(dict.fromkeys(mixture.ready.variant if mixture.ready else "" for mixture in dev.mixtures))
+    sums = torch.zeros(len(variants), 5, dtype=torch.float64)  # si_sdr, si_sdri, present | attenuation, absent
     for index in range(distributed.rank(), len(dev), distributed.world_size()):
         item = dev[index]
+        own = sums[variants.index(item["variant"])]
         estimate, mixture = separate_item(model, item, device, autocast), item["mixture"][None]  # (S, T), (1, T)
         if item["present"]:
             target = item["target"]
             after = -pit(estimate[None], target[None])[0]
             before = -neg_si_sdr(mixture.expand_as(target), target).mean()
-            sums[:3] += torch.stack([after, after - before, torch.tensor(1.0)])
+            own[:3] += torch.stack([after, after - before, torch.tensor(1.0)])
         else:
             power = estimate.square().mean().clamp_min(1e-10)
-            sums[3:] += torch.stack([10 * torch.log10(mixture.square().mean() / power), torch.tensor(1.0)])
-    si_sdr, si_sdri, present, attenuation, absent = distributed.total(sums).tolist()
-    scores = {"si_sdr": si_sdr / max(1, present), "si_sdri": si_sdri / max(1, present)}
+            own[3:] += torch.stack([10 * torch.log10(mixture.square().mean() / power), torch.tensor(1.0)])
+    sums = distributed.total(sums)
+    means = (sums[:, :2] / sums[:, 2:3].clamp_min(1)).mean(0).tolist()
+    scores = dict(zip(("si_sdr", "si_sdri"), means, strict=True))
+    if len(variants) > 1:
+        scores |= {f"si_sdri_{name}": float(own[1] / own[2]) for name, own in zip(variants, sums, strict=True)}
+    attenuation, absent = sums[:, 3:].sum(0).tolist()
     return {**scores, "ta_attenuation_db": attenuation / absent} if absent else scores
 
 
@@ -236,7 +245,7 @@ def drawn_step(conf: Config, step: int) -> int:
 
 
 def draw_batches(
-    data: DrawnMixtures, conf: Config, first_step: int, device: torch.device
+    data: TrainingItems, conf: Config, first_step: int, device: torch.device
 ) -> Generator[dict[str, Any], None, None]:
     """Batches from `first_step` on. Each process takes every world_size-th item: together they draw what one would."""
     size, world = conf.train.batch_size, distributed.world_size()
