@@ -9,10 +9,20 @@ from tse_lib.models import build_model
 
 SPEX_PLUS = {"num_filters": 6, "bottleneck_dim": 8, "hidden_dim": 10, "num_blocks": 3, "num_repeats": 2}
 SPEX_PLUS |= {"embedding_dim": 5, "num_speakers": 3, "kernel_sizes": [8, 20, 40], "stride": 4, "compat": True}
+X_TF_GRIDNET = {"n_fft": 32, "hop_length": 8, "num_blocks": 2, "emb_dim": 8, "emb_ks": 3, "emb_hs": 2}
+X_TF_GRIDNET |= {
+    "lstm_hidden": 5,
+    "num_heads": 2,
+    "qk_dim": 2,
+    "unet_depths": [2, 1],
+    "num_speakers": 3,
+    "compat": True,
+}
 NETWORKS = {  # layout: ours, its options
     "spex_plus": ("spex_plus", SPEX_PLUS),
     "spex_plus_frame_norms": ("spex_plus", {**SPEX_PLUS, "norm": "LN"}),
     "spex_plus_batch_norms": ("spex_plus", {**SPEX_PLUS, "norm": "BN"}),
+    "x_tf_gridnet": ("x_tf_gridnet", X_TF_GRIDNET),
 }
 
 

@@ -17,6 +17,8 @@ PARAMETERS = {  # of the published networks
     "hifi_tse_v2": 11_785_196,
     "spex_plus": 11_138_734,
     "td_speakerbeam": 6_704_194,
+    "x_tf_gridnet": 7_787_374,
+    "x_tf_gridnet_large": 12_676_424,
     "conv_tasnet": 5_050_545,
     "conv_tasnet_causal": 5_050_545,
     "conv_tasnet_speechbrain": 6_582_832,
@@ -77,6 +79,8 @@ def test_cost_is_plausible(rows):
 
 
 GMAC_PER_S = {  # published with the networks, or counted by torch's FLOP counter and for LSTMs by hand
+    "x_tf_gridnet": 58.7,
+    "x_tf_gridnet_large": 97.9,
     "tf_gridnet": 231.1,
     "tf_gridnet_v1_espnet": 63.8,
     "mossformer2": 84.2,

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from tests.parity import rule
-from tse_lib.hub import asteroid, complete, espnet, hifi_tse, look2hear, mossformer2, sepmamba, speechbrain, spex_plus
+from tse_lib.hub import (
+    asteroid,
+    complete,
+    espnet,
+    hifi_tse,
+    look2hear,
+    mossformer2,
+    sepmamba,
+    speechbrain,
+    spex_plus,
+    x_tf_gridnet,
+)
 from tse_lib.hub.names import Names, from_published, to_published
 from tse_lib.losses.level import amplitude, energy
 from tse_lib.losses.sdr import neg_si_sdr
@@ -114,6 +125,12 @@ def spex_plus_outputs(model: Any, mixture: Tensor, enroll: Tensor) -> dict[str, 
     return dict(zip(("short", "middle", "long"), estimates.unbind(1), strict=True)) | logits
 
 
+def x_tf_gridnet_outputs(model: Any, mixture: Tensor, enroll: Tensor) -> dict[str, Tensor]:
+    """(B, T), (B, T_e) -> the estimate (B, T) and the talkers' logits."""
+    condition = model.encode(enroll[:, None])
+    return {"out": model(mixture[:, None], condition)[:, 0, 0], "speaker_logits": model.speaker_logits(condition)}
+
+
 ADAPTERS = {  # the longest beginning of a fixture's name decides
     "conv_tasnet": Adapter("conv_tasnet", asteroid_params("ConvTasNet"), asteroid.names_of, separate),
     "conv_tasnet_speechbrain": Adapter(
@@ -133,6 +150,7 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
     "tf_gridnet_v1": Adapter("tf_gridnet", espnet_params("tfgridnet"), espnet.names_of, separate_rounded),
     "tf_gridnet_v2": Adapter("tf_gridnet", espnet_params("tfgridnetv2"), espnet.names_of, separate_rounded),
     "tf_gridnet_v3": Adapter("tf_gridnet", espnet_params("tfgridnetv3"), espnet.names_of, separate),
+    "xtfgridnet": Adapter("x_tf_gridnet", x_tf_gridnet.params_of, x_tf_gridnet.names_of, x_tf_gridnet_outputs),
 }
 
 

@@ -14,7 +14,18 @@ from typing import Any
 
 from torch import Tensor
 
-from tse_lib.hub import asteroid, espnet, hifi_tse, look2hear, mossformer2, polsess, sepmamba, speechbrain, spex_plus
+from tse_lib.hub import (
+    asteroid,
+    espnet,
+    hifi_tse,
+    look2hear,
+    mossformer2,
+    polsess,
+    sepmamba,
+    speechbrain,
+    spex_plus,
+    x_tf_gridnet,
+)
 from tse_lib.hub.found import Found, Given
 from tse_lib.hub.names import Names, from_published, to_published
 from tse_lib.hub.public import PUBLIC
@@ -55,6 +66,7 @@ IMPORTERS = {  # the first that recognises a source reads it
         mossformer2.write_hugging_face,
     ),
     "spex_plus": _importer(spex_plus, "spex_plus"),
+    "x_tf_gridnet": _importer(x_tf_gridnet, "x_tf_gridnet"),
     "asteroid": _importer(asteroid, "conv_tasnet", "dprnn", "dptnet"),
     "look2hear": _importer(look2hear, "spmamba"),
     "sepmamba": _importer(sepmamba, "sepmamba"),

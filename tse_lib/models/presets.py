@@ -99,6 +99,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "causal": False,
         "params": {},
     },
+    "x_tf_gridnet": {
+        "name": "x_tf_gridnet",
+        "task": "extract",
+        "paper": "Hao et al. 2024 (Information Fusion 112, 102550)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "x_tf_gridnet_large": {
+        "name": "x_tf_gridnet",
+        "task": "extract",
+        "paper": "Hao et al. 2024 (Information Fusion 112, 102550), Large",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"num_blocks": 5},
+    },
     "conv_tasnet": {
         "name": "conv_tasnet",
         "task": "separate",

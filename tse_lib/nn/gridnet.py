@@ -3,11 +3,15 @@
 Letters: L frames, F bins, D features, I unfolded neighbours, J hop, H heads, E query features of a head and bin.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tse_lib.dsp.stft import istft
+
+Norm = Callable[..., nn.Module]  # nn.LayerNorm, or what is called like it
 
 
 def to_grid(waves: Tensor, window: Tensor, hop_length: int) -> Tensor:
@@ -49,12 +53,23 @@ class UnfoldedPath(nn.Module):
         eps: of the norm.
         stacked: where kernel == hop and so nothing overlaps, join neighbours as they lie (neighbours outside, features
             inside) and give each a bias of its own, as ESPnet does from V2 on.
+        norm: its kind.
     """
 
-    def __init__(self, dim: int, kernel: int, hop: int, rnn: nn.Module, out_dim: int, eps: float, stacked: bool):
+    def __init__(
+        self,
+        dim: int,
+        kernel: int,
+        hop: int,
+        rnn: nn.Module,
+        out_dim: int,
+        eps: float,
+        stacked: bool,
+        norm: Norm = nn.LayerNorm,
+    ):
         super().__init__()
         self.kernel, self.hop = kernel, hop
-        self.norm = nn.LayerNorm(dim, eps)
+        self.norm = norm(dim, eps)
         self.rnn = rnn
         self.linear: nn.Module
         if stacked and kernel == hop:
@@ -84,19 +99,19 @@ class HeadProjection(nn.Module):
     by itself, so that any number of bins will do.
     """
 
-    def __init__(self, dim: int, num_heads: int, head_dim: int, num_freqs: int, eps: float):
+    def __init__(self, dim: int, num_heads: int, head_dim: int, num_freqs: int, eps: float, norm: Norm):
         super().__init__()
-        self.num_heads, self.num_freqs, self.eps = num_heads, num_freqs, eps
+        self.num_heads = num_heads
         self.linear = nn.Linear(dim, num_heads * head_dim)
         self.act = nn.PReLU(num_heads)
+        self.norm = norm((num_freqs, head_dim) if num_freqs else head_dim, eps, elementwise_affine=False)
         size = (num_heads, 1, num_freqs or 1, head_dim)
         self.gamma = nn.Parameter(self.linear.weight.new_ones(size))
         self.beta = nn.Parameter(self.linear.weight.new_zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x).unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)  # (B, H, L, F, E)
-        y = F.layer_norm(self.act(y), y.shape[-2:] if self.num_freqs else y.shape[-1:], eps=self.eps)
-        return y * self.gamma + self.beta
+        return self.norm(self.act(y)) * self.gamma + self.beta
 
 
 class FullBandAttention(nn.Module):
@@ -108,16 +123,17 @@ class FullBandAttention(nn.Module):
         qk_dim: E of queries and keys; values have D / H.
         num_freqs: F if norms run over all bins, 0 if each bin has its own (see HeadProjection).
         eps: of the norms.
+        norm: their kind.
     """
 
-    def __init__(self, dim: int, num_heads: int, qk_dim: int, num_freqs: int, eps: float):
+    def __init__(self, dim: int, num_heads: int, qk_dim: int, num_freqs: int, eps: float, norm: Norm = nn.LayerNorm):
         super().__init__()
-        self.query = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps)
-        self.key = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps)
-        self.value = HeadProjection(dim, num_heads, dim // num_heads, num_freqs, eps)
+        self.query = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps, norm)
+        self.key = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps, norm)
+        self.value = HeadProjection(dim, num_heads, dim // num_heads, num_freqs, eps, norm)
         self.proj = nn.Linear(dim, dim)
         self.act = nn.PReLU()
-        self.norm = nn.LayerNorm((num_freqs, dim) if num_freqs else dim, eps)
+        self.norm = norm((num_freqs, dim) if num_freqs else dim, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (project(x).flatten(3) for project in (self.query, self.key, self.value))
