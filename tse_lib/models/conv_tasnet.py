@@ -23,6 +23,7 @@ The defaults are the paper's best network, which is Asteroid's too: 5,050,545 pa
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tse_lib.nn.conditioning import Inject, as_it_is
 from tse_lib.nn.filterbank import MASKS, check_mask, to_frames, to_waves
 from tse_lib.nn.tcn import TCNBlock, check_norm, new_norm
 
@@ -74,6 +75,7 @@ class ConvTasNet(nn.Module):
         check_norm("norm", norm)
         check_norm("input_norm", input_norm or norm)
         self.num_sources, self.encoder_relu, self.mask = num_sources, encoder_relu, mask
+        self.feature_dims = [bottleneck_dim] * num_blocks * num_repeats
         reach = (conv_kernel_size - 1) * 2 ** (num_blocks - 1)  # reflecting that many frames needs one more
         self.least = kernel_size + stride * (reach if causal else reach - reach // 2) if reflect else 0
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
@@ -91,14 +93,27 @@ class ConvTasNet(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> sources (B, S, C, T). Channels are separated one by one."""
+        x, frames = self.front(mixture)
+        return self.back(self.body(x), frames, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, D, L) and frames (B*C, N, L)."""
         padded = F.pad(mixture, (0, max(0, self.least - mixture.shape[-1])))
-        frames = to_frames(self.encoder, padded)  # (B*C, N, L)
+        frames = to_frames(self.encoder, padded)
         frames = frames.relu() if self.encoder_relu else frames
-        x, skips = self.bottleneck(self.norm(frames)), None
-        for block in self.blocks:
+        return self.bottleneck(self.norm(frames)), frames
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, L) -> what masks are made of, (B, D', L)."""
+        skips = None
+        for number, block in enumerate(self.blocks):
+            x = inject(x, number)
             residual, skip = block(x)
             x = x + residual
             skips = skip if skips is None else skips + skip
-        y = self.mask_conv(self.mask_act(x if skips is None else skips))
+        return x if skips is None else skips
+
+    def back(self, x: Tensor, frames: Tensor, mixture: Tensor) -> Tensor:
+        y = self.mask_conv(self.mask_act(x))
         masks = MASKS[self.mask](y).unflatten(1, (self.num_sources, -1))  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

@@ -19,6 +19,7 @@ The defaults are the paper's best network: 2,608,065 parameters. What differs:
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.conditioning import Inject, as_it_is
 from tse_lib.nn.dual_path import MaskHead, across_chunks, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
 
@@ -88,6 +89,7 @@ class DPRNN(nn.Module):
         check_chunks(chunk_size, chunk_padding)
         self.chunk_size, self.chunk_padding, self.encoder_relu = chunk_size, chunk_padding, encoder_relu
         self.gradient_checkpointing = gradient_checkpointing
+        self.feature_dims = [bottleneck_dim] * num_blocks
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = nn.GroupNorm(1, num_filters, EPS)
         self.bottleneck = nn.Conv1d(num_filters, bottleneck_dim, 1, bias=bottleneck_bias)
@@ -97,11 +99,24 @@ class DPRNN(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> sources (B, S, C, T). Channels are separated one by one."""
-        frames = to_frames(self.encoder, mixture)  # (B*C, N, L)
+        x, frames = self.front(mixture)
+        return self.back(self.body(x), frames, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, D, L) and frames (B*C, N, L)."""
+        frames = to_frames(self.encoder, mixture)
         frames = frames.relu() if self.encoder_relu else frames
-        x = to_chunks(self.bottleneck(self.norm(frames)), self.chunk_size, self.chunk_padding)  # (B*C, D, J, K)
+        return self.bottleneck(self.norm(frames)), frames
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, L) -> chunks (B, D, J, K), which is also what is injected into from the second block on."""
+        x = to_chunks(inject(x, 0), self.chunk_size, self.chunk_padding)
         recompute = self.training and self.gradient_checkpointing
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            x = inject(x, number) if number else x
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return x
+
+    def back(self, x: Tensor, frames: Tensor, mixture: Tensor) -> Tensor:
         masks = self.head(x, frames.shape[-1])  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

@@ -19,6 +19,7 @@ The defaults are of the paper's size, which is ESPnet's too: 2,801,025 parameter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.conditioning import Inject, as_it_is
 from tse_lib.nn.dual_path import MaskHead, across_chunks, attend, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
 
@@ -76,6 +77,7 @@ class DPTNet(nn.Module):
         if num_filters % num_heads:
             raise ValueError(f"num_filters {num_filters} must be a multiple of num_heads {num_heads}")
         self.chunk_size, self.gradient_checkpointing = chunk_size, gradient_checkpointing
+        self.feature_dims = [num_filters] * num_blocks
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = nn.GroupNorm(1, num_filters, norm_eps)
         sizes = (num_filters, hidden_dim, num_heads, dropout, norm_eps)
@@ -86,11 +88,24 @@ class DPTNet(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> sources (B, S, C, T). Channels are separated one by one."""
-        frames = to_frames(self.encoder, mixture).relu()  # (B*C, N, L)
-        x = to_chunks(self.norm(frames), self.chunk_size, "whole")  # (B*C, N, J, K)
+        x, frames = self.front(mixture)
+        return self.back(self.body(x), frames, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, N, L) and frames (B*C, N, L)."""
+        frames = to_frames(self.encoder, mixture).relu()
+        return self.norm(frames), frames
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, N, L) -> chunks (B, N, J, K), which is also what is injected into from the second block on."""
+        x = to_chunks(inject(x, 0), self.chunk_size, "whole")
         recompute = self.training and self.gradient_checkpointing
-        for pair in zip(self.intra, self.inter, strict=True):
+        for number, pair in enumerate(zip(self.intra, self.inter, strict=True)):
+            x = inject(x, number) if number else x
             for walk, layer in zip((within_chunks, across_chunks), pair, strict=True):
                 x = checkpoint(walk, layer, x, use_reentrant=False) if recompute else walk(layer, x)
+        return x
+
+    def back(self, x: Tensor, frames: Tensor, mixture: Tensor) -> Tensor:
         masks = self.head(x, frames.shape[-1])  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

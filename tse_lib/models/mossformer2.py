@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.conditioning import Inject, as_it_is
 from tse_lib.nn.filterbank import full_precision, to_waves
 
 ROTARY_DIM = 32  # features of queries and keys that turn with the position; the rest do not (GPT-J's way)
@@ -205,6 +206,7 @@ class MossFormer2(nn.Module):
         if memory_kernel % 2 == 0:
             raise ValueError(f"memory_kernel {memory_kernel} must be odd")
         self.num_sources, self.kernel_size, self.hop = num_sources, kernel_size, kernel_size // 2
+        self.feature_dims = [dim] * num_layers
         self.rotary_dim = min(ROTARY_DIM, qk_dim)
         self.masking, self.gradient_checkpointing = masking, gradient_checkpointing
         self.encoder = nn.Conv1d(1, encoder_dim, kernel_size, self.hop, bias=False)
@@ -229,27 +231,33 @@ class MossFormer2(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
+        x, code = self.front(mixture)
+        return self.back(self.body(x), code, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, D, L) and the code (B*C, N, L)."""
         batch, channels, size = mixture.shape
         behind = max(-size % self.hop, self.kernel_size + self.hop - size)  # whole frames; the memory's norm wants two
         waves = F.pad(mixture.reshape(batch * channels, 1, size), (0, behind))
         with full_precision(mixture):
-            code = F.relu(self.encoder(waves))  # (B*C, N, L)
-        masks = self._masks(code)  # (B*C, S, N, L)
-        codes = code[:, None] * masks if self.masking else masks
-        return to_waves(self.decoder, codes, mixture)
+            code = F.relu(self.encoder(waves))
+        return self.proj_in(self.norm_in(code).mT).mT, code
 
-    def _masks(self, code: Tensor) -> Tensor:
-        """(B, N, L) -> (B, S, N, L), from 0 up."""
-        length = code.shape[-1]
-        first = self.proj_in(self.norm_in(code).transpose(1, 2))  # (B, L, D)
-        position = angles(length, first.shape[-1] // 2, self.position_scale)
-        first = first + torch.cat((position.sin(), position.cos()), -1) * self.position_scale
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, L) -> (B, D, L)."""
+        length, dim = x.shape[-1], x.shape[1]
+        position = angles(length, dim // 2, self.position_scale)
         turn = angles(length, self.rotary_dim // 2, self.position_scale)
+        first = x.mT + torch.cat((position.sin(), position.cos()), -1) * self.position_scale  # (B, L, D)
         x = first
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
+            x = inject(x.mT, number).mT
             recompute = self.training and self.gradient_checkpointing
             x = checkpoint(layer, x, turn, use_reentrant=False) if recompute else layer(x, turn)
-        x = self.norm_out(self.norm(x).transpose(1, 2)).transpose(1, 2) + first
-        x = self.split(self.act(x)).unflatten(-1, (self.num_sources, -1))  # (B, L, S, D)
-        x = torch.tanh(self.output(x)) * torch.sigmoid(self.output_gate(x))
-        return F.relu(self.proj_out(x)).permute(0, 2, 3, 1)
+        return self.norm_out(self.norm(x).mT) + first.mT
+
+    def back(self, x: Tensor, code: Tensor, mixture: Tensor) -> Tensor:
+        y = self.split(self.act(x.mT)).unflatten(-1, (self.num_sources, -1))  # (B*C, L, S, D)
+        y = torch.tanh(self.output(y)) * torch.sigmoid(self.output_gate(y))
+        masks = F.relu(self.proj_out(y)).permute(0, 2, 3, 1)  # (B*C, S, N, L), from 0 up
+        return to_waves(self.decoder, code[:, None] * masks if self.masking else masks, mixture)

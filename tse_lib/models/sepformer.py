@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.conditioning import Inject, as_it_is
 from tse_lib.nn.dual_path import MaskHead, across_chunks, attend, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
 
@@ -127,6 +128,7 @@ class SepFormer(nn.Module):
         if num_filters % num_heads or num_filters % 2:
             raise ValueError(f"num_filters {num_filters} must be even and a multiple of num_heads {num_heads}")
         self.chunk_size = chunk_size
+        self.feature_dims = [num_filters] * num_blocks
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = nn.GroupNorm(1, num_filters, 1e-8)
         self.bottleneck = nn.Conv1d(num_filters, num_filters, 1, bias=False)
@@ -139,9 +141,21 @@ class SepFormer(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> sources (B, S, C, T). Channels are separated one by one."""
-        frames = to_frames(self.encoder, mixture).relu()  # (B*C, N, L)
-        x = to_chunks(self.bottleneck(self.norm(frames)), self.chunk_size, "half")  # (B*C, N, J, K)
-        for block in self.blocks:
-            x = block(x)
+        x, frames = self.front(mixture)
+        return self.back(self.body(x), frames, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, N, L) and frames (B*C, N, L)."""
+        frames = to_frames(self.encoder, mixture).relu()
+        return self.bottleneck(self.norm(frames)), frames
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, N, L) -> chunks (B, N, J, K), which is also what is injected into from the second block on."""
+        x = to_chunks(inject(x, 0), self.chunk_size, "half")
+        for number, block in enumerate(self.blocks):
+            x = block(inject(x, number) if number else x)
+        return x
+
+    def back(self, x: Tensor, frames: Tensor, mixture: Tensor) -> Tensor:
         masks = self.head(x, frames.shape[-1])  # (B*C, S, N, L)
         return to_waves(self.decoder, masks * frames[:, None], mixture)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tse_lib.nn.conditioning import Inject, as_it_is
 from tse_lib.nn.filterbank import full_precision
 from tse_lib.nn.mamba import MambaStack
 
@@ -88,6 +89,7 @@ class SepMamba(nn.Module):
         self.steps = list(zip(kernel_sizes, strides, strict=True))
         self.num_sources, self.gradient_checkpointing = num_sources, gradient_checkpointing
         dims = [1, *(dim * 2**number for number in range(len(self.steps)))]
+        self.feature_dims = dims[1:]
         sizes = list(zip(dims, dims[1:], kernel_sizes, strides, strict=False))
         self.down = nn.ModuleList(Down(low, high, k, s, num_blocks, causal) for low, high, k, s in sizes)
         self.up = nn.ModuleList(Up(high, low, k, s, num_blocks, causal) for low, high, k, s in reversed(sizes[1:]))
@@ -95,14 +97,27 @@ class SepMamba(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
+        x, _ = self.front(mixture)
+        return self.back(self.body(x), None, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, None]:
+        """(B, C, T) -> the features (B*C, D, T') of the first step down; there is no spectrum."""
         batch, channels, size = mixture.shape
-        x = F.pad(mixture.reshape(batch * channels, 1, size), (0, self._used_size(size) - size))
-        skips = []
-        for down in self.down:
-            x = self._run(down, x)
-            skips.append(x)
-        for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+        waves = F.pad(mixture.reshape(batch * channels, 1, size), (0, self._used_size(size) - size))
+        return self._run(self.down[0], waves), None
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, T') -> (B, D, T'). What is injected after a step down goes on through its skip, too."""
+        skips = [inject(x, 0)]
+        for number, down in enumerate(self.down[1:], 1):
+            skips.append(inject(self._run(down, skips[-1]), number))
+        x = skips.pop()
+        for up, skip in zip(self.up, reversed(skips), strict=True):
             x = self._run(up, x, skip)
+        return x
+
+    def back(self, x: Tensor, spectrum: None, mixture: Tensor) -> Tensor:
+        batch, channels, size = mixture.shape
         with full_precision(x):
             estimates = self.decoder(x.to(self.decoder.weight.dtype))[..., :size]  # (B*C, S, T)
         return estimates.view(batch, channels, self.num_sources, size).transpose(1, 2)

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.gridnet import FullBandAttention, GridNetBlock, UnfoldedPath, from_grid, to_grid
+from tse_lib.nn.conditioning import Inject, as_it_is
+from tse_lib.nn.gridnet import FullBandAttention, GridNetBlock, UnfoldedPath, from_grid, level_of, to_grid
 from tse_lib.nn.mamba import MambaStack
 
 EPS = 1e-5  # of all norms
@@ -67,6 +68,7 @@ class SPMamba(nn.Module):
         if n_fft % 2 or not 0 < hop_length <= n_fft // 2:
             raise ValueError(f"n_fft {n_fft} must be even and hop_length {hop_length} at most half of it")
         self.hop_length, self.gradient_checkpointing = hop_length, gradient_checkpointing
+        self.feature_dims = [emb_dim] * num_blocks
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
         def path() -> UnfoldedPath:
@@ -84,15 +86,31 @@ class SPMamba(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
-        batch, channels, size = mixture.shape
-        waves = mixture.reshape(batch * channels, size)
-        waves = F.pad(waves, (0, max(0, len(self.window) // 2 + 1 - size)))  # reflecting at the edges needs as many
-        level = waves.std(-1, keepdim=True).clamp_min(1e-8)
-        grid = to_grid(waves / level, self.window, self.hop_length)  # (B*C, 2, L, F)
-        x = self.conv_norm(self.conv(grid)).permute(0, 2, 3, 1)  # (B*C, L, F, D)
-        for block in self.blocks:
+        x, grid = self.front(mixture)
+        return self.back(self.body(x), grid, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, D, L, F) and the grid (B*C, 2, L, F)."""
+        waves = self._padded(mixture)
+        grid = to_grid(waves / level_of(waves), self.window, self.hop_length)
+        return self.conv_norm(self.conv(grid)), grid
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, L, F) -> (B, D, L, F)."""
+        for number, block in enumerate(self.blocks):
+            x = inject(x, number).permute(0, 2, 3, 1)  # (B, L, F, D)
             recompute = self.training and self.gradient_checkpointing
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        spectra = self.deconv(x.permute(0, 3, 1, 2))  # (B*C, 2*S, L, F)
-        estimates = from_grid(spectra, self.window, self.hop_length, waves.shape[-1])[..., :size] * level[..., None]
+            x = x.permute(0, 3, 1, 2)
+        return x
+
+    def back(self, x: Tensor, grid: Tensor, mixture: Tensor) -> Tensor:
+        batch, channels, size = mixture.shape
+        waves = self._padded(mixture)
+        estimates = from_grid(self.deconv(x), self.window, self.hop_length, waves.shape[-1])[..., :size]
+        estimates = estimates * level_of(waves)[..., None]
         return estimates.view(batch, channels, -1, size).transpose(1, 2)
+
+    def _padded(self, mixture: Tensor) -> Tensor:
+        """(B, C, T) -> (B*C, T), T at least what reflecting at the edges needs."""
+        return F.pad(mixture.flatten(0, 1), (0, max(0, len(self.window) // 2 + 1 - mixture.shape[-1])))

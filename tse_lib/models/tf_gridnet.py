@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.gridnet import FullBandAttention, GridNetBlock, UnfoldedPath, from_grid, to_grid
+from tse_lib.nn.conditioning import Inject, as_it_is
+from tse_lib.nn.gridnet import FullBandAttention, GridNetBlock, UnfoldedPath, from_grid, level_of, to_grid
 
 
 class TFGridNet(nn.Module):
@@ -78,8 +79,9 @@ class TFGridNet(nn.Module):
             raise ValueError(f"0 < emb_hs {emb_hs} <= emb_ks {emb_ks} must hold")
         if n_fft % 2 or not 0 < hop_length <= n_fft // 2:
             raise ValueError(f"n_fft {n_fft} must be even and hop_length {hop_length} at most half of it")
-        self.num_sources, self.hop_length = num_sources, hop_length
-        self.normalize, self.gradient_checkpointing = normalize, gradient_checkpointing
+        self.hop_length, self.normalize = hop_length, normalize
+        self.gradient_checkpointing = gradient_checkpointing
+        self.feature_dims = [emb_dim] * num_blocks
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         num_freqs, pad_both = (n_fft // 2 + 1 if full_band_norm else 0), padding == "both"
 
@@ -97,20 +99,33 @@ class TFGridNet(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture (B, C, T) -> estimates (B, S, C, T). Channels are separated one by one."""
-        batch, channels, size = mixture.shape
-        waves = mixture.reshape(batch * channels, size)
-        n_fft = len(self.window)
-        waves = F.pad(waves, (0, max(0, n_fft // 2 + 1 - size)))  # reflecting at the edges needs as many samples
-        if self.normalize:
-            level = waves.std(-1, keepdim=True).clamp_min(1e-8)
-            waves = waves / level
-        grid = to_grid(waves, self.window, self.hop_length)  # (B*C, 2, L, F)
-        x = self.conv_norm(self.conv(grid)).permute(0, 2, 3, 1)  # (B*C, L, F, D)
-        for block in self.blocks:
+        x, grid = self.front(mixture)
+        return self.back(self.body(x), grid, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, D, L, F) and the grid (B*C, 2, L, F)."""
+        waves = self._padded(mixture)
+        waves = waves / level_of(waves) if self.normalize else waves
+        grid = to_grid(waves, self.window, self.hop_length)
+        return self.conv_norm(self.conv(grid)), grid
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, L, F) -> (B, D, L, F)."""
+        for number, block in enumerate(self.blocks):
+            x = inject(x, number).permute(0, 2, 3, 1)  # (B, L, F, D)
             recompute = self.training and self.gradient_checkpointing
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        spectra = self.deconv(x.permute(0, 3, 1, 2))  # (B*C, 2*S, L, F)
-        estimates = from_grid(spectra, self.window, self.hop_length, waves.shape[-1])[..., :size]
+            x = x.permute(0, 3, 1, 2)
+        return x
+
+    def back(self, x: Tensor, grid: Tensor, mixture: Tensor) -> Tensor:
+        batch, channels, size = mixture.shape
+        waves = self._padded(mixture)
+        estimates = from_grid(self.deconv(x), self.window, self.hop_length, waves.shape[-1])[..., :size]
         if self.normalize:
-            estimates = estimates * level[..., None]
-        return estimates.view(batch, channels, self.num_sources, size).transpose(1, 2)
+            estimates = estimates * level_of(waves)[..., None]
+        return estimates.view(batch, channels, -1, size).transpose(1, 2)
+
+    def _padded(self, mixture: Tensor) -> Tensor:
+        """(B, C, T) -> (B*C, T), T at least what reflecting at the edges needs."""
+        return F.pad(mixture.flatten(0, 1), (0, max(0, len(self.window) // 2 + 1 - mixture.shape[-1])))

@@ -14,6 +14,11 @@ from tse_lib.dsp.stft import istft
 Norm = Callable[..., nn.Module]  # nn.LayerNorm, or what is called like it
 
 
+def level_of(waves: Tensor) -> Tensor:
+    """(B, T) -> standard deviation (B, 1), above 0 even in silence."""
+    return waves.std(-1, keepdim=True).clamp_min(1e-8)
+
+
 def to_grid(waves: Tensor, window: Tensor, hop_length: int) -> Tensor:
     """(B, T) -> (B, 2, L, F): real and imaginary parts by a centred STFT; T more than half a window."""
     spectrum = torch.stft(waves, len(window), hop_length, window=window, return_complex=True)
