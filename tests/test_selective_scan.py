@@ -278,6 +278,10 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", compiler(tmp_path / "c++", "true"))
     with pytest.warns(UserWarning, match="Not a directory|File exists"):
         assert selective_scan_cpp.library.__wrapped__() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody knows whose process this is
+    with pytest.warns(UserWarning, match="home directory"):
+        assert selective_scan_cpp.library.__wrapped__() is None
 
 
 def test_without_a_compiler_or_unwanted_there_is_no_word(cache, monkeypatch, recwarn):

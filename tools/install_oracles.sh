@@ -21,8 +21,8 @@ rm -rf "$venv"
 ours=$("$TSE_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "import site; site.addsitedir('$ours')" >"$packages/ours.pth"
-"$venv/bin/python" -m pip install --quiet --no-deps "${oracles[@]}"
 "$venv/bin/python" -m pip install --quiet "${theirs[@]}"
+"$venv/bin/python" -m pip install --quiet --no-deps "${oracles[@]}"
 # ESPnet's STFT imports librosa, which it uses on no path that a separator takes, and which would be 400 MB.
 : >"$packages/librosa.py"
 touch "$venv/.complete"

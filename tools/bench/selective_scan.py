@@ -6,7 +6,8 @@
 (tools/install_oracles.sh). All sides run in this one process, in turns, forward, and forward and backward; one JSON
 line for each of ours against each baseline comes out (docs/architecture.md has its keys). Seconds are CPU seconds on a
 CPU, else those of the device. `peak_mib` is what forward and backward take at most beside their inputs: on a CPU the
-highest resident memory of a fresh process; `states_mib` is what the states of all steps would take.
+highest resident memory of a fresh process; `states_mib` is what the states of all steps would take. `max_abs_diff` is
+of the output, or of the gradient of `u`, whose largest number is `max_abs`.
 """
 
 import argparse
@@ -136,6 +137,7 @@ def measure(
                         "ratio": round(statistics.median(theirs / mine for theirs, mine in pairs), 2),
                         "rounds": rounds,
                         "max_abs_diff": float((results[baseline, what] - results[one, what]).abs().max()),
+                        "max_abs": float(results[baseline, what].abs().max()),
                         "peak_mib": {side: peaks[side] for side in (baseline, one)},
                         "states_mib": round(tensors[0].numel() * 16 * 4 / 2**20, 1),
                         "threads": torch.get_num_threads(),

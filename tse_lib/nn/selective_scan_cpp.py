@@ -56,7 +56,7 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(build(compiler, cache_folder())))
     except subprocess.CalledProcessError as error:
         reason = f"{shlex.join(compiler)} failed: {error.stderr.strip()[:500]}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: nobody's home folder
         reason = str(error)
     warnings.warn(f"{SOURCE.name}: not compiled, so Mamba runs slower; {reason}; TSE_COMPILE=0 ends this", stacklevel=2)
     return None
@@ -91,9 +91,16 @@ def build(compiler: list[str], folder: Path) -> Path:
 
 
 def run(command: list[str]) -> str:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMPILE_S, check=True
-    ).stdout
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=COMPILE_S,
+        check=True,
+    )
+    return done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------- its use
