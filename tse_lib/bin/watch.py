@@ -31,7 +31,7 @@ from tse_lib.evaluation.runs import (
 
 COLOURS = {"title": "1", "good": "32;1", "warning": "33;1", "": ""}  # style: parameters of ANSI's "select graphics"
 SPLIT = ("data_s", "forward_s", "backward_s", "optimizer_s")  # where the time of a step goes
-SHOWN_APART = ("loss", "lr", "grad_norm", "skipped", "bad_files", *SPLIT)
+SHOWN_APART = ("loss", "lr", "grad_norm", "skipped", "bad_files", *SPLIT, "cpu_s")
 QUIET_S = 120.0  # a log without a new line for this long is worth a word, if its lines usually come sooner
 SLOW_DATA = 0.3  # the share of a step that may be spent on waiting for data
 FALLING = 3  # validations, each below the one before
