@@ -69,7 +69,7 @@ def warnings(text: str) -> list[str]:
 def test_a_run_in_the_middle(tmp_path, watch):
     code, out, err = watch(make_run(tmp_path / "tse", scores=(1.0, 3.0, 2.5), cpu_s=0.09, weight_amplitude=0.7))
     assert (code, err) == (0, "") and warnings(out) == []
-    assert re.search(r"weight_amplitude +0\.700 ", out) and "cpu_s" not in out
+    assert re.search(r"weight_amplitude +0\.700$", out, re.M) and "cpu_s" not in out
     assert "step 1000 of 2000, running" in out and " 50 %, 0:01:40 so far, 0:01:40 to go" in out
     assert re.search(r"loss +4\.000 ", out) and re.search(r"neg_si_sdr +4\.000 ", out)
     assert re.search(r"SI-SDRi \(dB\) +2\.50 .*at step 600, best 3\.00 dB at step 400", out)
