@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SHARE = 0.7  # of what is free may be used: allocators leave holes, and libraries want some for themselves
+SHARE = 0.5  # of what is free may be used: allocators leave holes, and kernels have buffers of their own
 PROBE = 16  # the part of a chunk by which a whole one is judged
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
