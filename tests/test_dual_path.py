@@ -8,12 +8,12 @@ from tse_lib.nn.dual_path import (
     PADDINGS,
     MaskHead,
     across_chunks,
-    attend,
     check_chunks,
     from_chunks,
     to_chunks,
     within_chunks,
 )
+from tse_lib.nn.transformer import attend
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 39, 40, 41]
 

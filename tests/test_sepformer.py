@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests import separator
-from tse_lib.models.sepformer import SepFormer, positions
+from tse_lib.models.sepformer import SepFormer
+from tse_lib.nn.transformer import positions
 
 SMALL = {"num_filters": 8, "num_layers": 2, "num_heads": 2, "ffn_dim": 12, "chunk_size": 20}
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.conditioning import Inject, as_it_is
-from tse_lib.nn.dual_path import MaskHead, across_chunks, attend, check_chunks, to_chunks, within_chunks
+from tse_lib.nn.dual_path import MaskHead, across_chunks, check_chunks, to_chunks, within_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
+from tse_lib.nn.transformer import attend
 
 
 class Layer(nn.Module):

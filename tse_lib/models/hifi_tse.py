@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.conditioning import Film, UsefAttention, drop_condition
+from tse_lib.nn.conditioning import Film, UsefAttention, drop_condition, frames_of_each
 from tse_lib.nn.grid_block import GridBlock
 
 
@@ -191,19 +191,9 @@ class HiFiTSE(nn.Module):
             {"frames": (B, L_e, N, D)}: features of all E enrolments one after the other; with "valid" (B, L_e), false
             for padding, where their lengths differ.
         """
-        batch, count, size = enroll.shape
-        rows = enroll.reshape(batch * count, size)
-        if lengths is None or bool((lengths == size).all()):
-            frames = self.encoder(self._stft(rows))  # (B*E, L, N, D)
-            return {"frames": frames.reshape(batch, -1, *frames.shape[2:])}
-        sizes = [int(number) for number in lengths.reshape(-1)]
-        spectra = [self._stft(row[None, : max(1, own)])[0] for row, own in zip(rows, sizes, strict=True)]
-        longest = max(len(spectrum) for spectrum in spectra)  # each by its own length: padding changes nothing
-        padded = torch.stack([F.pad(one, (0, 0, 0, 0, 0, longest - len(one))) for one in spectra])  # (B*E, L, F, 2)
-        num_frames = torch.tensor([len(one) if own else 0 for one, own in zip(spectra, sizes, strict=True)])
-        valid = (torch.arange(longest) < num_frames[:, None]).to(enroll.device)  # (B*E, L)
-        frames = self.encoder(padded)
-        return {"frames": frames.reshape(batch, -1, *frames.shape[2:]), "valid": valid.reshape(batch, -1)}
+        spectra, valid = frames_of_each(self._stft, enroll, lengths)  # (B, L_e, F, 2)
+        condition = {"frames": self.encoder(spectra)}
+        return condition if valid is None else {**condition, "valid": valid}
 
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """mixture (B, C, T), condition of `encode` -> estimate (B, 1, C, T). Channels are extracted one by one."""

@@ -17,81 +17,12 @@ The defaults are SpeechBrain's WSJ0Mix recipe, by the paper's authors: 25,679,36
 - a mixture is padded to whole frames; SpeechBrain leaves up to `stride - 1` samples at its end silent.
 """
 
-import math
-
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.conditioning import Inject, as_it_is
-from tse_lib.nn.dual_path import MaskHead, across_chunks, attend, check_chunks, to_chunks, within_chunks
+from tse_lib.nn.dual_path import MaskHead, check_chunks, to_chunks
 from tse_lib.nn.filterbank import to_frames, to_waves
-
-
-def positions(steps: int, dim: int, like: Tensor) -> Tensor:
-    """Sinusoids (steps, dim) of geometric periods, sine and cosine interleaved (Vaswani et al. 2017)."""
-    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot count to 2049
-    rates = torch.exp(torch.arange(0, dim, 2, device=like.device, dtype=dtype) * (-math.log(10000) / dim))
-    angles = torch.arange(steps, device=like.device, dtype=dtype)[:, None] * rates
-    return torch.stack((angles.sin(), angles.cos()), -1).flatten(1).to(like.dtype)
-
-
-class Layer(nn.Module):
-    """A transformer layer that normalises first: (rows, steps, D) -> the same."""
-
-    def __init__(self, dim: int, ffn_dim: int, num_heads: int, dropout: float):
-        super().__init__()
-        self.attn_norm = nn.LayerNorm(dim, 1e-6)
-        self.attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.ffn_norm = nn.LayerNorm(dim, 1e-6)
-        self.linear_in = nn.Linear(dim, ffn_dim)
-        self.linear_out = nn.Linear(ffn_dim, dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(attend(self.attn, self.attn_norm(x)))
-        y = self.dropout(self.linear_in(self.ffn_norm(x)).relu())
-        return x + self.dropout(self.linear_out(y))
-
-
-class Transformer(nn.Module):
-    """Positions and layers: (rows, steps, D) -> the same."""
-
-    def __init__(
-        self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool,
-        gradient_checkpointing: bool,
-    ):  # fmt: skip
-        super().__init__()
-        self.use_positions, self.gradient_checkpointing = use_positions, gradient_checkpointing
-        self.layers = nn.ModuleList(Layer(dim, ffn_dim, num_heads, dropout) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(dim, 1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.use_positions:
-            x = x + positions(x.shape[1], x.shape[2], x)
-        recompute = self.training and self.gradient_checkpointing
-        for layer in self.layers:
-            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
-        return self.norm(x)
-
-
-class Block(nn.Module):
-    """A transformer within chunks, then one across them: (B, N, J, K) -> the same."""
-
-    def __init__(
-        self, num_layers: int, dim: int, ffn_dim: int, num_heads: int, dropout: float, use_positions: bool,
-        gradient_checkpointing: bool,
-    ):  # fmt: skip
-        super().__init__()
-        options = (num_layers, dim, ffn_dim, num_heads, dropout, use_positions, gradient_checkpointing)
-        self.intra = Transformer(*options)
-        self.intra_norm = nn.GroupNorm(1, dim, 1e-8)
-        self.inter = Transformer(*options)
-        self.inter_norm = nn.GroupNorm(1, dim, 1e-8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.intra_norm(within_chunks(self.intra, x))
-        return x + self.inter_norm(across_chunks(self.inter, x))
+from tse_lib.nn.transformer import DualPathTransformer, Transformer
 
 
 class SepFormer(nn.Module):
@@ -132,8 +63,13 @@ class SepFormer(nn.Module):
         self.encoder = nn.Conv1d(1, num_filters, kernel_size, stride, bias=False)
         self.norm = nn.GroupNorm(1, num_filters, 1e-8)
         self.bottleneck = nn.Conv1d(num_filters, num_filters, 1, bias=False)
+        options = (num_layers, num_filters, ffn_dim, num_heads, dropout, use_positions)
         self.blocks = nn.ModuleList(
-            Block(num_layers, num_filters, ffn_dim, num_heads, dropout, use_positions, gradient_checkpointing)
+            DualPathTransformer(
+                Transformer(*options, gradient_checkpointing=gradient_checkpointing),
+                Transformer(*options, gradient_checkpointing=gradient_checkpointing),
+                num_filters,
+            )
             for _ in range(num_blocks)
         )
         self.head = MaskHead(num_sources, num_filters, num_filters, "half")

@@ -64,12 +64,6 @@ def across_chunks(path: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return path(rows).view(batch, size, count, dim).permute(0, 3, 2, 1)
 
 
-def attend(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Self-attention, (rows, steps, D) -> the same, in memory that grows with the steps and not with their square."""
-    other = x.view_as(x)  # given one tensor thrice, torch takes a shortcut at inference that keeps all scores
-    return attention(x, other, other, need_weights=False)[0]
-
-
 class MaskHead(nn.Module):
     """Chunks to the sources' masks: features for each source, overlap-add, a gate, and a map to the filters.
 

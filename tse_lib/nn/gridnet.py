@@ -120,7 +120,7 @@ class HeadProjection(nn.Module):
 
 
 class FullBandAttention(nn.Module):
-    """Frames attend to frames with all their bins together; residual. (B, L, F, D) -> (B, L, F, D).
+    """Frames attend to frames with all their bins together: (B, L, F, D) -> (B, L, F, D).
 
     Args:
         dim: features D, a multiple of num_heads.
@@ -129,10 +129,21 @@ class FullBandAttention(nn.Module):
         num_freqs: F if norms run over all bins, 0 if each bin has its own (see HeadProjection).
         eps: of the norms.
         norm: their kind.
+        residual: add what comes in.
     """
 
-    def __init__(self, dim: int, num_heads: int, qk_dim: int, num_freqs: int, eps: float, norm: Norm = nn.LayerNorm):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qk_dim: int,
+        num_freqs: int,
+        eps: float,
+        norm: Norm = nn.LayerNorm,
+        residual: bool = True,
+    ):
         super().__init__()
+        self.residual = residual
         self.query = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps, norm)
         self.key = HeadProjection(dim, num_heads, qk_dim, num_freqs, eps, norm)
         self.value = HeadProjection(dim, num_heads, dim // num_heads, num_freqs, eps, norm)
@@ -140,11 +151,15 @@ class FullBandAttention(nn.Module):
         self.act = nn.PReLU()
         self.norm = norm((num_freqs, dim) if num_freqs else dim, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (project(x).flatten(3) for project in (self.query, self.key, self.value))
-        attended = F.scaled_dot_product_attention(query, key, value)  # (B, H, L, F*D/H), scaled by 1 / sqrt(F*E)
+    def forward(self, x: Tensor, frames: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """Those of x to its own, or to others: `frames` (B, L_e, F, D), `valid` (B, L_e) where they are padded."""
+        source = x if frames is None else frames
+        query, key, value = self.query(x).flatten(3), self.key(source).flatten(3), self.value(source).flatten(3)
+        taken = None if valid is None else valid[:, None, None]  # (B, 1, 1, L_e)
+        attended = F.scaled_dot_product_attention(query, key, value, taken)  # (B, H, L, F*D/H), scaled by 1/sqrt(F*E)
         joined = attended.unflatten(-1, (x.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, L, F, D)
-        return x + self.norm(self.act(self.proj(joined)))
+        y = self.norm(self.act(self.proj(joined)))
+        return x + y if self.residual else y
 
 
 class GridNetBlock(nn.Module):
