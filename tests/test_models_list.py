@@ -19,6 +19,9 @@ PARAMETERS = {  # of the published networks
     "td_speakerbeam": 6_704_194,
     "x_tf_gridnet": 7_787_374,
     "x_tf_gridnet_large": 12_676_424,
+    "usef_tf_gridnet": 15_641_885,
+    "usef_sepformer": 29_168_385,
+    "usef_tse_mamba_v7": 27_558_531,
     "conv_tasnet": 5_050_545,
     "conv_tasnet_causal": 5_050_545,
     "conv_tasnet_speechbrain": 6_582_832,
@@ -81,6 +84,7 @@ def test_cost_is_plausible(rows):
 GMAC_PER_S = {  # published with the networks, or counted by torch's FLOP counter and for LSTMs by hand
     "x_tf_gridnet": 58.7,
     "x_tf_gridnet_large": 97.9,
+    "usef_tf_gridnet": 124.5,
     "tf_gridnet": 231.1,
     "tf_gridnet_v1_espnet": 63.8,
     "mossformer2": 84.2,

@@ -21,12 +21,18 @@ from tse_lib.models.spex_plus import SpExPlus
 from tse_lib.models.spmamba import SPMamba
 from tse_lib.models.td_speakerbeam import TDSpeakerBeam
 from tse_lib.models.tf_gridnet import TFGridNet
+from tse_lib.models.usef_sepformer import USEFSepFormer
+from tse_lib.models.usef_tf_gridnet import USEFTFGridNet
+from tse_lib.models.usef_tse_mamba import USEFTSEMamba
 from tse_lib.models.x_tf_gridnet import XTFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "hifi_tse": HiFiTSE,
     "spex_plus": SpExPlus,
     "td_speakerbeam": TDSpeakerBeam,
+    "usef_tf_gridnet": USEFTFGridNet,
+    "usef_sepformer": USEFSepFormer,
+    "usef_tse_mamba": USEFTSEMamba,
     "x_tf_gridnet": XTFGridNet,
     "conv_tasnet": ConvTasNet,
     "dprnn": DPRNN,

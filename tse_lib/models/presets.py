@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tse_lib.models import OneCall, build_model
 from tse_lib.models.mossformer2 import GatedAttention
+from tse_lib.models.usef_tse_mamba import CrossAttention
 from tse_lib.nn.gridnet import FullBandAttention
 from tse_lib.nn.mamba import Mamba
 
@@ -63,7 +64,8 @@ DPRNN_SPEECHBRAIN = {
 DPTNET_ASTEROID = {"kernel_size": 16, "stride": 8, "hidden_dim": 256, "chunk_size": 100}
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-COUNTED = (nn.Linear, nn.LSTM, nn.MultiheadAttention, FullBandAttention, GatedAttention, Mamba, *CONVOLUTIONS)
+ATTENTIONS = (nn.MultiheadAttention, FullBandAttention, GatedAttention, CrossAttention)
+COUNTED = (nn.Linear, nn.LSTM, Mamba, *ATTENTIONS, *CONVOLUTIONS)
 
 # preset -> what `describe` reports, and the options of the model
 PRESETS: dict[str, dict[str, Any]] = {
@@ -114,6 +116,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sample_rate": 8000,
         "causal": False,
         "params": {"num_blocks": 5},
+    },
+    "usef_tf_gridnet": {
+        "name": "usef_tf_gridnet",
+        "task": "extract",
+        "paper": "Zeng and Li 2024 (arXiv 2409.02615)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "usef_sepformer": {
+        "name": "usef_sepformer",
+        "task": "extract",
+        "paper": "Zeng and Li 2024 (arXiv 2409.02615)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {},
+    },
+    "usef_tse_mamba_v7": {
+        "name": "usef_tse_mamba",
+        "task": "extract",
+        "paper": "USEF-TSE-Mamba v7 (github.com/HailongDing/USEF-TSE-Mamba-v7-2)",
+        "sample_rate": 8000,
+        "causal": False,
+        "params": {"dropout": 0.2},
     },
     "conv_tasnet": {
         "name": "conv_tasnet",
@@ -365,7 +391,11 @@ def count_macs(model: nn.Module, run: Any) -> int:
             total += batch * (projections + 2 * length * length_e * dim)
         elif isinstance(module, FullBandAttention):
             batch, length, bins, dim = inputs[0].shape
-            total += batch * length**2 * bins * (module.query.linear.out_features + dim)
+            asked = inputs[1].shape[1] if len(inputs) > 1 else length
+            total += batch * length * asked * bins * (module.query.linear.out_features + dim)
+        elif isinstance(module, CrossAttention):
+            batch, length, dim = inputs[0].shape
+            total += batch * 2 * length * inputs[1].shape[1] * dim
         elif isinstance(module, GatedAttention):
             batch, length, _ = inputs[0].shape
             qk_dim, hidden_dim = module.to_qk.linear.out_features, module.to_hidden.linear.out_features
