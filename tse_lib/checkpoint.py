@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
@@ -17,6 +18,14 @@ from torch.torch_version import TorchVersion
 from tse_lib.files import temporary_for
 
 VERSION = 1
+RECONSTRUCT: Any = np.empty(0).__reduce__()[0]  # makes an array, which is then filled; numpy 1 and 2 name it otherwise
+PLAIN: list[Any] = [  # what else is data: a string that tells torch's version, and states of numpy's random generators
+    TorchVersion,
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),
+    *((RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
@@ -62,7 +71,7 @@ def read_tensors(path: str | Path) -> Any:
     if damaged:
         raise ValueError(f"{path}: damaged (checksum of record {damaged} does not match); take an older checkpoint")
     try:
-        with torch.serialization.safe_globals([TorchVersion]):  # a string; Asteroid's files tell it
+        with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "a Python object"

@@ -22,6 +22,8 @@ from tse_lib.hub import (
     sepmamba,
     speechbrain,
     spex_plus,
+    usef_tse,
+    usef_tse_mamba,
     x_tf_gridnet,
 )
 from tse_lib.hub.names import Names, from_published, to_published
@@ -131,6 +133,33 @@ def x_tf_gridnet_outputs(model: Any, mixture: Tensor, enroll: Tensor) -> dict[st
     return {"out": model(mixture[:, None], condition)[:, 0, 0], "speaker_logits": model.speaker_logits(condition)}
 
 
+def usef_tse_params(name: str, told: dict[str, str]) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """`told`: what config.yaml calls the fixture's options that tensors do not say."""
+    return lambda config, keys: usef_tse.params_of(
+        name, keys, {theirs: config[key] for key, theirs in told.items() if key in config}
+    )
+
+
+def usef_tse_mamba_params(config: dict[str, Any], keys: Any) -> dict[str, Any]:
+    activation = {"activation": config["act_fn"]}
+    return usef_tse_mamba.params_of({key: value for key, value in config.items() if key != "act_fn"} | activation)
+
+
+def extract_whole_hops(model: Any, mixture: Tensor, enroll: Tensor) -> Tensor:
+    """As `extract`, without the rest that the original leaves out and `compat` makes 0."""
+    estimate = extract(model, mixture, enroll)
+    whole = estimate.shape[-1] // model.hop_length * model.hop_length
+    assert not estimate[:, whole:].any()
+    return estimate[:, :whole]
+
+
+def extract_uncut(model: Any, mixture: Tensor, enroll: Tensor) -> Tensor:
+    """(B, T), (B, T_e) -> (B, 1, T or T + 1): as the network's last convolution leaves it."""
+    return model.waves(mixture[:, None], model.encode(enroll[:, None]))
+
+
+USEF_TF_GRIDNET_TOLD = {"hop": "hop_length", "win": "win_length", "emb_hs": "emb_hs"}
+USEF_SEPFORMER_TOLD = {"K": "K", "n_head": "nhead", "encoder_stride": "stride"}
 ADAPTERS = {  # the longest beginning of a fixture's name decides
     "conv_tasnet": Adapter("conv_tasnet", asteroid_params("ConvTasNet"), asteroid.names_of, separate),
     "conv_tasnet_speechbrain": Adapter(
@@ -151,6 +180,16 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
     "tf_gridnet_v2": Adapter("tf_gridnet", espnet_params("tfgridnetv2"), espnet.names_of, separate_rounded),
     "tf_gridnet_v3": Adapter("tf_gridnet", espnet_params("tfgridnetv3"), espnet.names_of, separate),
     "xtfgridnet": Adapter("x_tf_gridnet", x_tf_gridnet.params_of, x_tf_gridnet.names_of, x_tf_gridnet_outputs),
+    "usef_sepformer": Adapter(
+        "usef_sepformer", usef_tse_params("usef_sepformer", USEF_SEPFORMER_TOLD), usef_tse.names_of, extract
+    ),
+    "usef_tfgridnet": Adapter(
+        "usef_tf_gridnet",
+        usef_tse_params("usef_tf_gridnet", USEF_TF_GRIDNET_TOLD),
+        usef_tse.names_of,
+        extract_whole_hops,
+    ),
+    "usef_tse_mamba": Adapter("usef_tse_mamba", usef_tse_mamba_params, usef_tse_mamba.names_of, extract_uncut),
 }
 
 

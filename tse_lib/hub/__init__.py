@@ -24,6 +24,8 @@ from tse_lib.hub import (
     sepmamba,
     speechbrain,
     spex_plus,
+    usef_tse,
+    usef_tse_mamba,
     x_tf_gridnet,
 )
 from tse_lib.hub.found import Found, Given
@@ -71,6 +73,8 @@ IMPORTERS = {  # the first that recognises a source reads it
     "look2hear": _importer(look2hear, "spmamba"),
     "sepmamba": _importer(sepmamba, "sepmamba"),
     "espnet": _importer(espnet, "tf_gridnet", "dptnet"),
+    "usef_tse": _importer(usef_tse, "usef_tf_gridnet", "usef_sepformer"),
+    "usef_tse_mamba": _importer(usef_tse_mamba, "usef_tse_mamba"),
     "speechbrain": _importer(speechbrain, "sepformer", "conv_tasnet", "dprnn"),
 }
 
