@@ -8,7 +8,7 @@ the features. B is discretised as delta B (Euler), as mamba_ssm does, not with t
 `scan_loop` is the definition. The others give the same numbers:
 - `scan_chunks` for a CPU: some steps at a time, so that exp and products run over a block that stays in the cache, one
   `addcmul` a step; only the states between blocks are kept, and the backward pass computes those inside again.
-- `scan_cpp` for a CPU where a C++ compiler is: the same compiled, 4 to 13 times as fast (selective_scan_cpp.py).
+- `scan_cpp` for a CPU where a C++ compiler is: the same compiled, 6 to 13 times as fast (selective_scan_cpp.py).
 - `scan_triton` for CUDA: the same in one kernel forward and one backward (selective_scan_triton.py).
 - `scan_mamba_ssm`: the kernels of mamba_ssm, where it is installed.
 
