@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import fake_polsess
 from tests import test_corpora_noise as noise
 from tests import test_corpora_rooms as rooms
 from tests import test_corpora_speech as speech
@@ -24,9 +25,9 @@ pytestmark = [
 
 
 class Copy(RecipeFolder):
-    """A recipe of the repository below `top`, with fixed sets of two short mixtures each."""
+    """A recipe of the repository below `top`; where its mixtures are drawn, with fixed sets of two short ones each."""
 
-    def __init__(self, top: Path, name: str) -> None:
+    def __init__(self, top: Path, name: str, drawn: bool = True) -> None:
         super().__init__(top)
         self.folder = top / "egs" / name
         self.script = self.folder / "run.sh"
@@ -35,6 +36,8 @@ class Copy(RecipeFolder):
         for script in ("path.sh", "cmd.sh", "run.sh"):
             shutil.copy(ROOT / script, top / script)
         (top / "tse_lib").symlink_to(ROOT / "tse_lib")
+        if not drawn:
+            return
         path = self.folder / "conf" / "sets.yaml"
         sets = yaml.safe_load(path.read_text())
         for one in sets["sets"].values():
@@ -95,6 +98,22 @@ def test_hifi48k(tmp_path):
     recipe.run_to_stage_2()
     mixture = read_mixtures(recipe.path("data/test_partial/mixtures.jsonl"))[0]
     assert mixture.sample_rate == 48000 and all(talker.rir for talker in mixture.talkers)
+
+
+def test_polsess(tmp_path):
+    """Two goals one after the other, from the corpus to the results."""
+    recipe = Copy(tmp_path, "polsess/sep1", drawn=False)
+    root = fake_polsess.make(tmp_path / "PolSESS_C_tiny", test=1)
+    tiny = "model.params.hidden_dim=8 model.params.num_blocks=1 train.max_steps=2 train.batch_size=2"
+    options = ["--root", str(root), "--nj", "1", "--nproc", "1", "--overrides", f"{tiny} train.num_workers=0"]
+    for conf, goal, lines in (("sb_dprnn", "sb", 10), ("es", "es", 4)):
+        for expected in ("", "nothing to do"):
+            result = recipe.run(*options, "--conf", f"conf/{conf}.yaml", TSE_PYTHON=sys.executable)
+            assert result.returncode == 0 and expected in result.stderr + result.stdout, result.stderr
+        scores = recipe.path(f"exp/{conf}/test_{goal}/scores.jsonl").read_text().splitlines()
+        assert len(scores) == lines  # one mixture indoors: five variants with two sources, or four
+    results = recipe.path("RESULTS.md").read_text()
+    assert "## es" in results and "## sb_dprnn" in results and "| variant SER |" in results
 
 
 def read_tables_at(folder: Path):

@@ -10,13 +10,14 @@ dev=dev                      # the set that chooses the checkpoint
 tests=(test)                 # the sets that are scored
 rendered=()                  # the sets that are drawn and rendered, if there are more than these
 drawn=(dev test)             # what the fixed mixtures are drawn from: speech, noise, rooms
+listed=()                    # files that list ready-made mixtures, where there are some
 train=(train)                # what training draws from: speech,
 train_noise=() train_rirs=() # noise and rooms
 packed=()                    # sets that are packed first: a large corpus is read faster so
 finetunes=()                 # confs of stage 4 that start from the best of conf's experiment: a GAN, a student
 
 mixture_stages() {
-  local command=$1 set one all=("data/$dev" "${tests[@]/#/data/}") tables=()
+  local command=$1 set one all=("data/$dev" "${tests[@]/#/data/}") tables=("${listed[@]}")
   if [ "${#rendered[@]}" -gt 0 ]; then all=("${rendered[@]/#/data/}"); fi
   for set in "${packed[@]}"; do
     stage 1 "pack_$set" --in "data/$set/wav.scp" "data/$set/utt2num_samples" --out "data/$set/packed" -- \
