@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 
 from tests import tiny
@@ -183,6 +184,23 @@ def test_processes_and_accumulation_change_nothing_but_rounding(tmp_path, corpus
         assert states[nproc]["processes"] == nproc and states[nproc]["best"] == pytest.approx(
             states[1]["best"], abs=1e-4
         )
+
+
+@pytest.mark.slow
+def test_parameters_that_lead_nowhere_are_not_waited_for(tmp_path, corpus_dir):
+    """Two processes train a network whose last residuals lead nowhere as one does, but for rounding."""
+    states = []
+    for nproc in (1, 2):
+        conf = write_conf(tmp_path / "conf.yaml", max_steps=3)
+        wanted = yaml.safe_load(conf.read_text())
+        sizes = {"num_filters": 12, "bottleneck_dim": 6, "hidden_dim": 10, "skip_dim": 6, "num_blocks": 2}
+        more = {"num_repeats": 1, "adapt_at": 0, "embedding_dim": 6}
+        wanted["model"] = {"name": "td_speakerbeam", "params": {**sizes, **more}}
+        conf.write_text(yaml.safe_dump(wanted))
+        train(tmp_path / f"exp{nproc}", corpus_dir, conf, nproc)
+        states.append(checkpoint.load(tmp_path / f"exp{nproc}" / "last.pt")["modules"]["model"])
+    one, two = states
+    assert all(torch.allclose(one[key], two[key], rtol=1e-3, atol=1e-5) for key in one)
 
 
 @pytest.mark.slow

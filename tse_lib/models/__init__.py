@@ -2,6 +2,7 @@
 
 An extractor has `encode(enroll, lengths) -> condition` and `forward(mixture, condition) -> (B, 1, C, T)`, a separator
 has `forward(mixture) -> (B, S, C, T)`. What needs the sample rate takes it as `sample_rate`.
+Where some parameters do not lead to the estimate, `has_idle_parameters` says so.
 """
 
 import inspect

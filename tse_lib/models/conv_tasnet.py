@@ -48,6 +48,8 @@ class ConvTasNet(nn.Module):
         norm_eps: of all norms.
     """
 
+    has_idle_parameters = True  # the residual of the last block
+
     def __init__(
         self,
         num_sources: int = 2,

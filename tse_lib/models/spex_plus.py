@@ -67,6 +67,8 @@ class SpExPlus(nn.Module):
         compat: as published, where that is a fault, too (see above).
     """
 
+    has_idle_parameters = True  # the other scales, the classifier
+
     def __init__(
         self,
         num_filters: int = 256,

@@ -116,6 +116,8 @@ class TDSpeakerBeam(nn.Module):
         mask: relu or sigmoid.
     """
 
+    has_idle_parameters = True  # residuals of the last blocks
+
     def __init__(
         self,
         num_filters: int = 512,

@@ -130,6 +130,8 @@ class XTFGridNet(nn.Module):
 
     window: Tensor
 
+    has_idle_parameters = True  # the classifier
+
     def __init__(
         self,
         n_fft: int = 256,

@@ -134,7 +134,8 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
         features = Outputs(state.model, names.keys()), Outputs(state.teacher, names.values())
     network: nn.Module = OneCall(state.model)
     if distributed.world_size() > 1:
-        network = DistributedDataParallel(network)
+        idle = getattr(state.model, "has_idle_parameters", False)  # it would wait for their gradients
+        network = DistributedDataParallel(network, find_unused_parameters=idle)
     if conf.train.compile:
         network.compile()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.train.tf32
