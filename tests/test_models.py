@@ -143,9 +143,11 @@ def test_the_untrained_output_is_the_mixture():
 
 def test_a_dropped_condition_is_gone_for_its_whole_item():
     torch.manual_seed(0)
-    frames = drop_condition(torch.ones(200, 3, 2, 4), 0.3)
-    assert {float(item.mean()) for item in frames} == {0.0, 1.0}
-    assert 0.6 < frames.mean() < 0.8
+    valid = torch.ones(200, 3, dtype=torch.bool)
+    told = drop_condition({"frames": torch.ones(200, 3, 2, 4), "valid": valid, "voice": torch.ones(200, 5)}, 0.3)
+    assert {float(item.mean()) for item in told["frames"]} == {0.0, 1.0}
+    assert 0.6 < told["frames"].mean() < 0.8
+    assert torch.equal(told["frames"][:, 0, 0, 0], told["voice"][:, 0]) and told["valid"].all()
     model = tiny.make_model(condition_dropout=1.0)
     mixture, enroll = noise(1, 1, 400), noise(1, 1, 300, seed=1)
     with torch.no_grad():

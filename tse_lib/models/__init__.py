@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tse_lib.config import check_params
+from tse_lib.models.conditioned import Conditioned
 from tse_lib.models.conv_tasnet import ConvTasNet
 from tse_lib.models.dprnn import DPRNN
 from tse_lib.models.dptnet import DPTNet
@@ -29,6 +30,7 @@ from tse_lib.models.x_tf_gridnet import XTFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "hifi_tse": HiFiTSE,
+    "conditioned": Conditioned,
     "spex_plus": SpExPlus,
     "td_speakerbeam": TDSpeakerBeam,
     "usef_tf_gridnet": USEFTFGridNet,

@@ -198,9 +198,9 @@ class HiFiTSE(nn.Module):
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """mixture (B, C, T), condition of `encode` -> estimate (B, 1, C, T). Channels are extracted one by one."""
         batch, channels, size = mixture.shape
-        frames, valid = condition["frames"], condition.get("valid")
         if self.training and self.condition_dropout > 0:
-            frames = drop_condition(frames, self.condition_dropout)
+            condition = drop_condition(condition, self.condition_dropout)
+        frames, valid = condition["frames"], condition.get("valid")
         if channels > 1:
             frames = frames.repeat_interleave(channels, 0)
             valid = None if valid is None else valid.repeat_interleave(channels, 0)

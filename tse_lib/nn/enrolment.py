@@ -1,11 +1,12 @@
-"""Enrolments of different lengths to one vector an item: what stands in the padding of a batch is not computed with.
+"""Enrolments of different lengths to one vector or to frames: the padding of a batch is not computed with.
 
 Letters: B items, E enrolments of each, T_e samples, L frames, D features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -54,3 +55,37 @@ def mean_of_present(vectors: Tensor, lengths: Tensor | None, batch: int) -> Tens
         return each.mean(1)
     present = (lengths > 0).to(each)[..., None]  # (B, E, 1)
     return (each * present).sum(1) / present.sum(1).clamp_min(1)
+
+
+def means_of_frames(frames: Tensor, scale: int) -> Tensor:
+    """(B, D, L) -> (B, D, L / scale): the means of every `scale` frames, the last of those that are left."""
+    return F.avg_pool1d(frames, scale, ceil_mode=True, count_include_pad=False) if scale > 1 else frames
+
+
+def at_scales(row: Tensor, scales: Sequence[int]) -> Tensor:
+    """(D, L, …) -> (D, L', …): the frames' means at all scales, one after the other."""
+    frames = row.flatten(2).movedim(1, -1) if row.dim() > 2 else row[:, None]  # (D, rest, L)
+    joined = torch.cat([means_of_frames(frames, scale) for scale in scales], -1)
+    return joined.movedim(-1, 1).reshape(len(row), -1, *row.shape[2:])
+
+
+def one_after_the_other(rows: list[Tensor], lengths: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
+    """Rows (D, L, …) of B*E enrolments -> those of an item one after the other, (B, D, L', …).
+
+    Also (B, L'), false for padding, where items differ in L'. What is not there (0 samples) is left out; an item
+    without any enrolment has one frame of zeros.
+    """
+    count = len(rows) // batch
+    there = [True] * len(rows) if lengths is None else (lengths.reshape(-1) > 0).tolist()
+    items = []
+    for first in range(0, len(rows), count):
+        own = [row for row, is_there in zip(rows[first : first + count], there[first:], strict=False) if is_there]
+        items.append(torch.cat(own, 1) if own else torch.zeros_like(rows[first][:, :1]))
+    sizes = [item.shape[1] for item in items]
+    longest = max(sizes)
+    behind = [(0, 0) * (item.dim() - 2) + (0, longest - item.shape[1]) for item in items]
+    padded = torch.stack([F.pad(item, zeros) for item, zeros in zip(items, behind, strict=True)])
+    if set(sizes) == {longest}:
+        return padded, None
+    frames = torch.arange(longest, device=padded.device)
+    return padded, frames < torch.tensor(sizes, device=padded.device)[:, None]
