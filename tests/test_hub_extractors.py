@@ -18,11 +18,20 @@ X_TF_GRIDNET |= {
     "num_speakers": 3,
     "compat": True,
 }
-NETWORKS = {  # layout: ours, its options
-    "spex_plus": ("spex_plus", SPEX_PLUS),
-    "spex_plus_frame_norms": ("spex_plus", {**SPEX_PLUS, "norm": "LN"}),
-    "spex_plus_batch_norms": ("spex_plus", {**SPEX_PLUS, "norm": "BN"}),
-    "x_tf_gridnet": ("x_tf_gridnet", X_TF_GRIDNET),
+SPEAKERBEAM = {"num_filters": 12, "bottleneck_dim": 6, "hidden_dim": 10, "skip_dim": 6, "num_blocks": 3}
+SPEAKERBEAM |= {"num_repeats": 2, "adapt_at": 2, "embedding_dim": 6}
+NETWORKS = {  # case: its layout, ours, its options
+    "spex_plus": ("spex_plus", "spex_plus", SPEX_PLUS),
+    "spex_plus_frame_norms": ("spex_plus", "spex_plus", {**SPEX_PLUS, "norm": "LN"}),
+    "spex_plus_batch_norms": ("spex_plus", "spex_plus", {**SPEX_PLUS, "norm": "BN"}),
+    "x_tf_gridnet": ("x_tf_gridnet", "x_tf_gridnet", X_TF_GRIDNET),
+    "td_speakerbeam": ("speakerbeam", "td_speakerbeam", SPEAKERBEAM),
+    "td_speakerbeam_concat": (
+        "speakerbeam",
+        "td_speakerbeam",
+        {**SPEAKERBEAM, "adaptation": "concat", "norm": "cLN", "causal": True},
+    ),
+    "td_speakerbeam_no_skips": ("speakerbeam", "td_speakerbeam", {**SPEAKERBEAM, "skip_dim": 0, "encoder_relu": True}),
 }
 
 
@@ -33,9 +42,9 @@ def weights_of(name, params):
 
 @pytest.mark.parametrize("case", NETWORKS)
 def test_written_and_read_again(tmp_path, case):
-    name, params = NETWORKS[case]
+    layout, name, params = NETWORKS[case]
     weights = weights_of(name, params)
-    export_checkpoint(name, tmp_path / "best.pt.tar", name, params, 8000, weights)
+    export_checkpoint(layout, tmp_path / "best.pt.tar", name, params, 8000, weights)
     read_name, read_params, rate, read, _ = import_checkpoint(tmp_path / "best.pt.tar")
     assert (read_name, rate) == (name, 8000)
     assert {key: read_params[key] for key in params} == params
@@ -44,8 +53,8 @@ def test_written_and_read_again(tmp_path, case):
 
 @pytest.mark.parametrize("case", NETWORKS)
 def test_a_tensor_too_many_or_too_few_is_refused(tmp_path, case):
-    name, params = NETWORKS[case]
-    export_checkpoint(name, tmp_path / "a.pt", name, params, 8000, weights_of(name, params))
+    layout, name, params = NETWORKS[case]
+    export_checkpoint(layout, tmp_path / "a.pt", name, params, 8000, weights_of(name, params))
     saved = torch.load(tmp_path / "a.pt", weights_only=True)
     held = next(value for value in saved.values() if isinstance(value, dict))
     lost = sorted(held)[0]
@@ -54,6 +63,25 @@ def test_a_tensor_too_many_or_too_few_is_refused(tmp_path, case):
     with pytest.raises(ValueError, match=r"a\.pt: tensors do not fit") as error:
         import_checkpoint(tmp_path / "a.pt")
     assert f"missing: {lost}" in str(error.value) and "unexpected: more.weight" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"causal": True}, "causal with norm_type gLN is not built here"),
+        ({"out_chan": 5}, r"out_chan 5 is not built here, only n_filters \(12\)"),
+        ({"mask_act": "tanh"}, "mask_act 'tanh' is not built here"),
+        ({"i_adapt": 7}, "unknown option 'i_adapt'"),
+    ],
+)
+def test_speakerbeam_options_that_are_not_built(tmp_path, more, told):
+    weights = weights_of("td_speakerbeam", SPEAKERBEAM)
+    export_checkpoint("speakerbeam", tmp_path / "a.pth", "td_speakerbeam", SPEAKERBEAM, 8000, weights)
+    saved = torch.load(tmp_path / "a.pth", weights_only=True)
+    saved["model_args"] |= more
+    torch.save(saved, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=told):
+        import_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(("option", "value"), [("compat", False), ("causal", True)])

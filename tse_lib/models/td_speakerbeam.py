@@ -84,7 +84,7 @@ class TCN(nn.Module):
         )
         adapted = 0 if adapt_at is None else 2 if skip_dim else 1
         self.adaptations = nn.ModuleList(Adaptation(adaptation, dim, embedding_dim) for _ in range(adapted))
-        self.out_act = nn.PReLU() if skip_dim else nn.Identity()
+        self.out_act = nn.PReLU()
         self.out_conv = nn.Conv1d(skip_dim or dim, out_dim, 1)
 
     def forward(self, frames: Tensor, voice: Tensor | None = None) -> Tensor:
