@@ -134,8 +134,8 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
         features = Outputs(state.model, names.keys()), Outputs(state.teacher, names.values())
     network: nn.Module = OneCall(state.model)
     if distributed.world_size() > 1:
-        idle = getattr(state.model, "has_idle_parameters", False)  # it would wait for their gradients
-        network = DistributedDataParallel(network, find_unused_parameters=idle)
+        idle = any(getattr(module, "has_idle_parameters", False) for module in state.model.modules())
+        network = DistributedDataParallel(network, find_unused_parameters=idle)  # else their gradients are waited for
     if conf.train.compile:
         network.compile()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.train.tf32
