@@ -204,7 +204,7 @@ def test_a_mixture_that_cannot_be_read_gives_its_place_to_another(copy, tmp_path
         ({"simulation": {"goal": "SB"}}, "the key 'simulation.variants' is missing"),
         ({"simulation": {"goals": "SB"}}, "unknown key 'simulation.goals'"),
         ({"curriculum": [{"until_step": 2, "simulation": {"goal": "EB"}}]}, "goal is the same"),
-        ({"simulation": {"goal": "ES", "variants": "C"}}, "num_sources 2, simulation.goal ES has 1"),
+        ({"simulation": {"goal": "ES", "variants": "C"}}, "num_sources 2, simulation.goal ES: .* here 1"),
         ({"loss": [{"name": "neg_si_sdr", "weight": 1}]}, "talkers have no order"),
         ({"sample_rate": 16000}, "32000 samples at 8000 Hz; .* 64000 at 16000 Hz"),
         ({"simulation": {"goal": "SB", "variants": "C", "segment_s": 3}}, "segment_s 3 of the conf ask for 24000"),
@@ -342,15 +342,26 @@ def test_half_of_a_set_as_copies_is_told_as_the_faulty_one(copy, tmp_path, capsy
     assert len(read_layered(tmp_path / "data" / "train")) == 3
 
 
-def test_mixtures_that_do_not_cancel_are_told(copy, tmp_path, capsys):
-    row = fake.read_table(copy, "val")[1]
-    path = copy / "val" / "mix" / row["mixFile"]
+def change_mix(copy, subset, number, at, value):
+    path = copy / subset / "mix" / fake.read_table(copy, subset)[number]["mixFile"]
     wave, _ = soundfile.read(path)
-    wave[100] = 0.9995
+    wave[at] = value
     soundfile.write(path, wave, fake.RATE, subtype="PCM_16")
+
+
+def test_mixtures_that_do_not_cancel_are_told(copy, tmp_path, capsys, monkeypatch):
+    """Of the first mixtures, and where one reaches full scale or shares a layer's file with another."""
+    change_mix(copy, "val", 0, 100, 0.25)
     said = told(copy, tmp_path, capsys)
-    assert "at full scale (|x| >= 0.999): 1 of 2 (50.0 %)" in said
-    assert "not the sum of their layers: 1 of 2 (50.0 %) that were added up, by 0.9" in said or "by 1.0" in said
+    assert "not the sum of their layers: 1 of 2 (50.0 %) that were added up, by 0.2" in said
+    monkeypatch.setattr(polsess, "SUMS_CHECKED", 0)
+    assert "that were added up, by" not in told(copy, tmp_path, capsys)
+    change_mix(copy, "val", 0, 100, 0.9995)
+    change_row(copy, "train", 1, speaker1File=fake.read_table(copy, "train")[3]["speaker1File"])
+    train, val, _ = told(copy, tmp_path, capsys).split("mixtures, ")[1:4]
+    assert "at full scale (|x| >= 0.999): 0 of 4" in train and "at full scale (|x| >= 0.999): 1 of 2" in val
+    assert "not the sum of their layers: 1 of 2 (50.0 %) that were added up, by" in train
+    assert "not the sum of their layers: 1 of 1 (100.0 %) that were added up, by" in val
 
 
 @pytest.mark.parametrize(
@@ -390,6 +401,30 @@ def test_a_layer_that_does_not_fit_its_mixture_is_named(copy, tmp_path, wave, fa
     write_layer(copy, **wave)
     with pytest.raises(ValueError, match=fault):
         polsess.prepare(copy, tmp_path / "data", nj=1)
+
+
+def test_mixtures_of_two_rates_are_not_one_set(copy, tmp_path):
+    mixes = read_layered(polsess.prepare(copy, tmp_path / "data", nj=1)[2])
+    for path in (mixes[0].mix, *mixes[0].layers.values()):
+        soundfile.write(path, np.tile(soundfile.read(path)[0], 2), 16000, subtype="PCM_16")
+    with pytest.raises(ValueError, match="test: mixtures of one rate expected, these are 1 of 8000 Hz, 1 of 16000 Hz"):
+        polsess.prepare(copy, tmp_path / "data", nj=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda lines: [*lines, lines[0]], "layers.jsonl:3: duplicate mix_id"),
+        (lambda lines: [lines[0], "{}"], "layers.jsonl:2: not a layered mixture"),
+        (lambda lines: [lines[0], lines[1].replace("32000", "16000")], "one rate and length expected"),
+        (lambda lines: [], "one rate and length expected, got .* \\[\\]"),
+    ],
+)
+def test_a_damaged_list_is_refused(data, tmp_path, change, fault):
+    lines = (data / "test" / "layers.jsonl").read_text().splitlines()
+    (tmp_path / "layers.jsonl").write_text("".join(f"{line}\n" for line in change(lines)))
+    with pytest.raises(ValueError, match=fault):
+        read_layered(tmp_path)
 
 
 def test_a_link_out_of_the_corpus_is_not_followed(copy, tmp_path):

@@ -84,7 +84,8 @@ def prepare(root: Path, out: Path, prefix: str = "", skip_bad: bool = False, nj:
         found[subset] = [result for result in checked if isinstance(result, Row)]
         rates = Counter(row.mix.sample_rate for row in found[subset])
         if len(rates) > 1:
-            raise ValueError(f"{root / subset}: mixtures of {' and '.join(f'{rate} Hz' for rate in sorted(rates))}")
+            shown = ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(rates.items()))
+            raise ValueError(f"{root / subset}: mixtures of one rate expected, these are {shown}; part them by rate")
     report_faults(faults, skip_bad)
     empty = [subset for subset in subsets if not found[subset]]
     if empty:
@@ -204,11 +205,13 @@ def _check(row: Row, root: Path) -> Row | str:
 
     Reads the mixture, the headers of its layers, and the layers where their sum is to be looked at.
     """
+    paths = (row.mix.mix, *row.mix.layers.values())
     try:
+        outside = next((path for path in paths if not Path(path).resolve().is_relative_to(root)), None)
+        if outside:
+            raise ValueError(f"{outside}: a link that leads out of {root}")
         rate = audio.info(row.mix.mix).sample_rate
-        for path in (row.mix.mix, *row.mix.layers.values()):
-            if not Path(path).resolve().is_relative_to(root):
-                raise ValueError(f"{path}: a link that leads out of {root}")
+        for path in paths:
             header = audio.info(path)
             if rate not in RATES or header != (rate, SECONDS * rate, 1):
                 wanted = rate if rate in RATES else f"{RATES[0]} or {RATES[1]}"
@@ -250,7 +253,7 @@ def defects(found: Mapping[str, Sequence[Row]], kept: Mapping[str, Sequence[Row]
         total, copies = len(found[subset]), len(found[subset]) - len(rows)
         known = [row for row in rows if all(row.talkers)]
         same_speaker = sum(row.talkers[0] == row.talkers[1] for row in known)
-        same_file = sum(row.originals[0] == row.originals[1] for row in rows)
+        same_file = sum(row.originals[0] == row.originals[1] != "" for row in rows)
         summed = [row.residual for row in rows if row.residual is not None]
         off = [residual for residual in summed if residual > TOLERANCE]
         indoors = sum(row.mix.indoor for row in rows)

@@ -92,11 +92,10 @@ def new_state(conf: Config, device: torch.device) -> State:
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate, conf.simulation.task)
     talkers, outputs = conf.simulation.num_talkers[1], num_sources_of(conf.model.name, conf.model.params)
     if conf.simulation.task == "separate" and outputs != talkers:
+        given = f"num_talkers {talkers}" if isinstance(conf.simulation, Simulation) else f"goal {conf.simulation.goal}"
         raise ValueError(
-            f"model.params.num_sources {outputs}, simulation.num_talkers {talkers}: a separation has an "
-            "output for every talker"
-            if isinstance(conf.simulation, Simulation)
-            else f"model.params.num_sources {outputs}, simulation.goal {conf.simulation.goal} has {talkers}"
+            f"model.params.num_sources {outputs}, simulation.{given}: a separation has an output for every talker "
+            f"that is wanted, here {talkers}"
         )
     if train.init_from:
         load_weights(model, checkpoint.load(train.init_from), train.init_from)
