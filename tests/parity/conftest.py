@@ -7,7 +7,10 @@ import pytest
 
 FOLDER = pytest.StashKey[Path]()
 # a smaller or similar one is checked always
-SLOW = ("dprnn_asteroid_ks2_bn128", "mossformer2_full", "tf_gridnet_v1_i1_j1", "tf_gridnet_v3_i1_j1")
+SLOW = (
+    "dprnn_asteroid_ks2_bn128", "mossformer2_full", "tf_gridnet_v1_i1_j1", "tf_gridnet_v3_i1_j1", "usef_tfgridnet",
+    "usef_sepformer", "usef_tse_mamba_v7",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
