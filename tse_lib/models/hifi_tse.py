@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.conditioning import Film, UsefAttention, drop_condition, frames_of_each
+from tse_lib.nn.conditioning import Film, UsefAttention, drop_condition
+from tse_lib.nn.enrolment import frames_of_each
 from tse_lib.nn.grid_block import GridBlock
 
 
@@ -189,7 +190,7 @@ class HiFiTSE(nn.Module):
 
         Returns:
             {"frames": (B, L_e, N, D)}: features of all E enrolments one after the other; with "valid" (B, L_e), false
-            for padding, where their lengths differ.
+            for padding, where items differ in L_e.
         """
         spectra, valid = frames_of_each(self._stft, enroll, lengths)  # (B, L_e, F, 2)
         condition = {"frames": self.encoder(spectra)}

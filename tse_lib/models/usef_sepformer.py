@@ -23,8 +23,8 @@ after each transformer, and its layers normalise last. What differs from the ori
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tse_lib.nn.conditioning import frames_of_each
 from tse_lib.nn.dual_path import MaskHead, check_chunks, to_chunks
+from tse_lib.nn.enrolment import frames_of_each
 from tse_lib.nn.filterbank import to_frames, to_waves
 from tse_lib.nn.transformer import DualPathTransformer, Transformer
 
@@ -95,7 +95,7 @@ class USEFSepFormer(nn.Module):
 
         Returns:
             {"frames": (B, L_e, N)}: features of all E enrolments one after the other; with "valid" (B, L_e), false for
-            padding, where their lengths differ.
+            padding, where items differ in L_e.
         """
 
         def front(waves: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.conditioning import frames_of_each
+from tse_lib.nn.enrolment import frames_of_each
 from tse_lib.nn.gridnet import FullBandAttention, GridNetBlock, UnfoldedPath, from_grid, to_grid
 
 EPS = 1e-5  # of all norms
@@ -101,7 +101,7 @@ class USEFTFGridNet(nn.Module):
 
         Returns:
             {"frames": (B, L_e, F, D)}: features of all E enrolments one after the other; with "valid" (B, L_e), false
-            for padding, where their lengths differ.
+            for padding, where items differ in L_e.
         """
         frames, valid = frames_of_each(lambda waves: self._features(waves)[0], enroll, lengths)
         return {"frames": frames} if valid is None else {"frames": frames, "valid": valid}

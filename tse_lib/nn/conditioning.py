@@ -15,33 +15,6 @@ def as_it_is(x: Tensor, place: int) -> Tensor:
     return x
 
 
-def frames_of_each(
-    front: Callable[[Tensor], Tensor], enroll: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Frames of all enrolments one after the other. Each is seen by its own length, so that padding changes nothing.
-
-    Args:
-        front: (rows, T_e) -> (rows, L, …), of any T_e above 0.
-        enroll: (B, E, T_e), zero-padded.
-        lengths: (B, E) samples of each, on the CPU; 0 for an enrolment that is not there. None: all whole.
-
-    Returns:
-        (B, E*L, …), and where lengths differ (B, E*L), false for padding.
-    """
-    batch, count, size = enroll.shape
-    rows = enroll.reshape(batch * count, size)
-    if lengths is None or bool((lengths == size).all()):
-        frames = front(rows)  # (B*E, L, …)
-        return frames.reshape(batch, -1, *frames.shape[2:]), None
-    sizes = [int(number) for number in lengths.reshape(-1)]
-    each = [front(row[None, : max(1, own)])[0] for row, own in zip(rows, sizes, strict=True)]
-    longest = max(len(one) for one in each)
-    frames = torch.stack([F.pad(one, (0, 0) * (one.dim() - 1) + (0, longest - len(one))) for one in each])
-    num_frames = torch.tensor([len(one) if own else 0 for one, own in zip(each, sizes, strict=True)])
-    valid = (torch.arange(longest) < num_frames[:, None]).to(enroll.device)  # (B*E, L)
-    return frames.reshape(batch, -1, *frames.shape[2:]), valid.reshape(batch, -1)
-
-
 class UsefAttention(nn.Module):
     """Each frame of the mixture asks the enrolment's frames (USEF: Zeng et al. 2024, arXiv 2409.02615, eq. 5).
 

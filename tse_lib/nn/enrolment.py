@@ -89,3 +89,21 @@ def one_after_the_other(rows: list[Tensor], lengths: Tensor | None, batch: int) 
         return padded, None
     frames = torch.arange(longest, device=padded.device)
     return padded, frames < torch.tensor(sizes, device=padded.device)[:, None]
+
+
+def frames_of_each(
+    function: Callable[[Tensor], Tensor], enroll: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Frames of an item's enrolments one after the other.
+
+    Args:
+        function: (N, T) -> (N, L, …), of any T above 0.
+        enroll: (B, E, T_e), zero-padded.
+        lengths: (B, E) samples of each, on the CPU; 0 for an enrolment that is not there. None: all whole.
+
+    Returns:
+        (B, L', …), and where items differ in L' (B, L'), false for padding.
+    """
+    rows = each_at_its_length(function, enroll.flatten(0, 1), sizes_of(enroll, lengths))
+    frames, valid = one_after_the_other([row[None] for row in rows], lengths, len(enroll))
+    return frames[:, 0], valid
