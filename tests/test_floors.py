@@ -20,7 +20,7 @@ ALLOWED = {  # room -> rooms it may import, besides the ground floor and itself
     "corpora": set(),
     "simulation": {"dsp"},
     "data": {"simulation", "dsp"},
-    "inference": {"dsp", "models"},
+    "inference": {"dsp", "models", "metrics"},
     "evaluation": {"metrics"},
     "export": {"models", "inference"},
     "hub": {"models", "inference"},

@@ -8,3 +8,10 @@ def load(path, device="cpu"):
     from tse_lib.inference.loading import load as load_model  # torch is imported only when asked for
 
     return load_model(path, device)
+
+
+def load_profile(path):
+    """A speaker profile that `tse enroll` has saved: see `tse_lib.inference.profile`."""
+    from tse_lib.inference.profile import load_profile as load
+
+    return load(path)

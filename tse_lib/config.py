@@ -403,12 +403,32 @@ class Inference(Section):
         return self
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Calibration(Section):
+    """`calibration.yaml` beside a checkpoint: how the wanted talker's presence follows from an output.
+
+    See `tse_lib.metrics.detection`, which fits and uses it.
+    """
+
+    model: str = Field(description="fingerprint of the network that was calibrated")
+    weights: tuple[Finite, Finite] = Field(description="log odds a dB of each of the two features")
+    bias: Finite
+    threshold: Probability = Field(description="the talker is judged present from this probability on")
+    equal_error_rate: Probability = Field(description="of the seconds below, at the threshold")
+    seconds_present: int = Field(gt=0, description="what it was fitted on")
+    seconds_absent: int = Field(gt=0)
+    data: str = Field(description="the set that they are of")
+
+
 class Deployed(Section):
     """What a trained model needs to be used: `model.yaml` of a packed model, and a part of every checkpoint's conf."""
 
     sample_rate: int = Field(gt=0)
     model: Choice
     inference: Inference = Inference()
+    calibration: Calibration | None = Field(None, description="of an extractor; none: it was not calibrated")
 
 
 class Config(Section):

@@ -23,6 +23,8 @@ VERBS = {
     "score": ("tse_lib.bin.score", "score estimates against their references"),
     "results": ("tse_lib.bin.results", "collect scores in RESULTS.md and a report"),
     "extract": ("tse_lib.bin.extract", "extract one speaker from a recording"),
+    "enroll": ("tse_lib.bin.enroll", "save what a model makes of a speaker's recordings"),
+    "calibrate": ("tse_lib.bin.calibrate", "fit how sure a model's outputs are of the speaker's presence"),
     "separate": ("tse_lib.bin.separate", "separate recordings into their sources"),
     "export": ("tse_lib.bin.export", "pack a trained model in a folder"),
     "convert": ("tse_lib.bin.convert", "read a public checkpoint"),

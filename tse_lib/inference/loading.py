@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tse_lib import checkpoint
 from tse_lib.config import Deployed, build
+from tse_lib.inference.calibration import beside
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.packed import read_packed
 from tse_lib.inference.separator import Separator
@@ -25,6 +26,7 @@ def load(path: str | Path, device: str = "cpu") -> Extractor | Separator:
             raise ValueError(f"{path}: holds no model of this toolkit (modules.model and config are wanted)")
         wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
         weights, conf = checkpoint.averaged_weights(saved), build(Deployed, wanted, str(path))
+        conf = conf.model_copy(update={"calibration": beside(path)})
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate, task=None)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)

@@ -23,8 +23,15 @@ def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed,
         raise OSError(f"{folder}/model.safetensors: cannot be written ({error}); disk full?") from None
     with replace_file(folder / "README.md") as file:
         file.write(readme)
+    write_conf(folder, conf)
+
+
+def write_conf(folder: Path, conf: Deployed) -> Path:
+    """Write `model.yaml`; a calibration stands in it where there is one."""
+    values = conf.model_dump(mode="json", exclude=None if conf.calibration else {"calibration"})
     with replace_file(folder / "model.yaml") as file:
-        yaml.safe_dump(conf.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
+    return folder / "model.yaml"
 
 
 def read_packed(folder: Path) -> tuple[dict[str, Tensor], Deployed]:

@@ -9,4 +9,5 @@ Metrics:
     sdr: SI-SDR, and SDR, SIR, SAR of BSS Eval v3.
     perceptual: PESQ, STOI, ESTOI.
     presence: attenuation, false accept, confusion; the same by frames where the target speaks for a part.
+    detection: the probability, a second, that the wanted talker speaks; its errors at a threshold.
 """

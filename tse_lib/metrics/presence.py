@@ -67,7 +67,7 @@ def partial_presence(
         Undefined: the target is silent, or active from the first frame to the last.
     """
     size = round(FRAME_S * sample_rate)
-    wanted, output, mixed = (_frame_levels(signal, size) for signal in as_signals(target, estimate, mixture))
+    wanted, output, mixed = (frame_levels(signal, size) for signal in as_signals(target, estimate, mixture))
     silent_db = 10 * np.log10(2 * FRAME_FLOOR)  # a signal as loud as the floor
     active = wanted > max(wanted.max(initial=silent_db) - ACTIVE_DB, silent_db)
     if not active.any():
@@ -88,7 +88,7 @@ def partial_presence(
     )
 
 
-def _frame_levels(signal: np.ndarray, size: int) -> np.ndarray:
+def frame_levels(signal: np.ndarray, size: int) -> np.ndarray:
     """(T,) -> (T // size,) levels in dBFS of RMS."""
     frames = signal[: len(signal) // size * size].reshape(-1, size)
     return 10 * np.log10(np.mean(frames**2, 1) + FRAME_FLOOR)

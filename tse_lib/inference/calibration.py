@@ -1,0 +1,34 @@
+"""A model's calibration of presence: `calibration.yaml` beside a checkpoint, a section of a packed model.yaml."""
+
+from pathlib import Path
+
+import yaml
+
+from tse_lib.config import Calibration, Deployed, build, read_yaml
+from tse_lib.files import replace_file
+from tse_lib.inference.packed import write_conf
+
+NAME = "calibration.yaml"
+
+
+def read_calibration(path: Path) -> Calibration:
+    return build(Calibration, read_yaml(path), str(path))
+
+
+def beside(checkpoint: Path) -> Calibration | None:
+    """The calibration beside a checkpoint, if there is one."""
+    path = checkpoint.with_name(NAME)
+    return read_calibration(path) if path.exists() else None
+
+
+def write_calibration(model: Path, conf: Deployed, calibration: Calibration) -> Path:
+    """Write it where `load` finds it.
+
+    Args:
+        model: a checkpoint or a packed model folder, and its `conf`.
+    """
+    if model.is_dir():
+        return write_conf(model, conf.model_copy(update={"calibration": calibration}))
+    with replace_file(model.with_name(NAME)) as file:
+        yaml.safe_dump(calibration.model_dump(mode="json"), file, sort_keys=False)
+    return model.with_name(NAME)
