@@ -27,10 +27,16 @@ SMALL = {  # each with two places to inject at
     "sepmamba": {"dim": 4, "kernel_sizes": [16, 16], "strides": [4, 2], "num_blocks": 1},
     "spmamba": {**GRID, "expand": 1},
     "tf_gridnet": {**GRID, "lstm_hidden": 4},
+    "hifi_tse": {
+        "n_fft": 32, "hop_length": 16, "bands": 4, "feature_dim": 8, "lstm_hidden": 4, "num_heads": 2, "num_blocks": 2,
+    },
 }  # fmt: skip
 RESNET = {"kind": "resnet", "embedding_dim": 6, "channels": [2, 4], "num_mels": 8}
 OPTIONS = {"usef": {"num_heads": 2}, "lext": {"prefix_s": 0.02, "glue_s": 0.002}}
-WHY_NOT = {("sepmamba", "tf_map"): "sepmamba has no spectrum"}
+WHY_NOT = {
+    ("sepmamba", "tf_map"): "tf_map: not for sepmamba, it has no spectrum; usef is",
+    ("hifi_tse", "tf_map"): "tf_map: not for hifi_tse, its features are of bands, not of bins; usef is",
+}
 PAIRS = [(backbone, kind) for backbone in BACKBONES for kind in KINDS]
 # parameters without any gradient, whatever conditions the network: the residual of the last block leads nowhere
 DEAD = {"conv_tasnet": ["backbone.blocks.1.res_conv.weight", "backbone.blocks.1.res_conv.bias"]}
@@ -54,7 +60,8 @@ def make(*args, **options):
 @torch.no_grad()
 def draw_weights(model):
     """What begins as the identity, and tiny, becomes large enough to be seen."""
-    for parameter in model.paths.parameters():
+    masks = getattr(getattr(model.backbone, "decoder", None), "projections", torch.nn.ModuleList())  # HiFi-TSE's
+    for parameter in (*model.paths.parameters(), *masks.parameters()):
         parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.manual_seed(parameter.numel())))
     return model.eval()
 

@@ -29,13 +29,14 @@ from tse_lib.config import check_params
 from tse_lib.models.conv_tasnet import ConvTasNet
 from tse_lib.models.dprnn import DPRNN
 from tse_lib.models.dptnet import DPTNet
+from tse_lib.models.hifi_tse import HiFiTSE
 from tse_lib.models.mossformer2 import MossFormer2
 from tse_lib.models.sepformer import SepFormer
 from tse_lib.models.sepmamba import SepMamba
 from tse_lib.models.spmamba import SPMamba
 from tse_lib.models.tf_gridnet import TFGridNet
-from tse_lib.nn.conditioning import OF_VECTORS, CrossAttention, Prefix, SpectralMap, drop_condition
-from tse_lib.nn.enrolment import at_scales, each_at_its_length, mean_of_present, one_after_the_other, sizes_of
+from tse_lib.nn.conditioning import OF_VECTORS, FrameAttention, Prefix, SpectralMap, drop_condition
+from tse_lib.nn.enrolment import at_scales, each_at_its_length, frames_of_each, mean_of_present, sizes_of
 from tse_lib.nn.speaker import SPEAKER_ENCODERS
 
 BACKBONES: dict[str, Any] = {
@@ -47,11 +48,16 @@ BACKBONES: dict[str, Any] = {
     "sepmamba": SepMamba,
     "spmamba": SPMamba,
     "tf_gridnet": TFGridNet,
+    "hifi_tse": HiFiTSE,
+}
+NO_SPECTRUM = {  # that a spectral map could be added to
+    "sepmamba": "it has no spectrum",
+    "hifi_tse": "its features are of bands, not of bins",
 }
 IN_CHUNKS = ("dprnn", "dptnet", "sepformer")  # from their second block on
 KINDS: dict[str, Callable[..., nn.Module]] = {
     **OF_VECTORS,
-    "usef": CrossAttention,
+    "usef": FrameAttention,
     "tf_map": SpectralMap,
     "lext": Prefix,
 }
@@ -84,6 +90,7 @@ class Conditioned(nn.Module):
         condition_dropout: float = 0.0,
     ):
         super().__init__()
+        self.has_idle_parameters = getattr(BACKBONES.get(backbone), "has_idle_parameters", False)
         if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
             raise ValueError(f"scales: different numbers of frames, at least 1, expected, got {list(scales)}")
         choices = [conditioning] if isinstance(conditioning, dict) else conditioning
@@ -95,7 +102,7 @@ class Conditioned(nn.Module):
         refuse_misfits(backbone, kinds, self.speaker_kind)
         self.kinds, self.scales, self.condition_dropout = kinds, tuple(scales), condition_dropout
 
-        self.backbone = new_backbone(backbone, backbone_params or {})
+        self.backbone = new_backbone(backbone, backbone_params or {}, sample_rate)
         self.speaker: Any = None
         embedding_dim, options = 0, without(speaker, "kind")
         if self.speaker_kind in SPEAKER_ENCODERS:
@@ -126,7 +133,7 @@ class Conditioned(nn.Module):
 
     def _spectrum_dim(self) -> int:
         """1 of a grid of frames and bins, else how many learned filters there are."""
-        return self.backbone.encoder.out_channels if hasattr(self.backbone, "encoder") else 1
+        return getattr(getattr(self.backbone, "encoder", None), "out_channels", 1)
 
     # ------------------------------------------------------------------------------------------------- the contract
 
@@ -138,8 +145,8 @@ class Conditioned(nn.Module):
             lengths: (B, E) samples of each, on the CPU; 0 for an enrolment that is not there. None: all whole.
 
         Returns:
-            What the kinds in use are told: "embedding" (B, E') of a speaker encoder; "frames" (B, D, L_e[, F]) of usef,
-            "magnitudes" (B, K, L_e) of tf_map, with "valid" (B, L_e), false for padding, where items differ in L_e;
+            What the kinds in use are told: "embedding" (B, E') of a speaker encoder; "frames" (B, L_e, [F,] D) of usef,
+            "magnitudes" (B, L_e, K) of tf_map, with "valid" (B, L_e), false for padding, where lengths differ;
             "prefix" (B, P) of lext.
 
         Raises:
@@ -152,22 +159,16 @@ class Conditioned(nn.Module):
         if self.speaker is not None:
             vectors = torch.stack(each_at_its_length(self.speaker, rows, sizes))
             condition["embedding"] = mean_of_present(vectors, lengths, batch)
-        fronts: dict[str, Callable[[Tensor], Tensor]] = {
-            "frames": lambda waves: self.backbone.front(waves[:, None])[0],
-            "magnitudes": lambda waves: magnitudes(self.backbone.front(waves[:, None])[1]),
-        }
-        for kind, name in (("usef", "frames"), ("tf_map", "magnitudes")):
-            if kind in self.kinds:
-                each = [at_scales(row, self.scales) for row in each_at_its_length(fronts[name], rows, sizes)]
-                condition[name], valid = one_after_the_other(each, lengths, batch)
-                condition |= {} if valid is None else {"valid": valid}
+        if "usef" in self.kinds:
+            condition["frames"], valid = frames_of_each(self._frames, enroll, lengths)
+            condition |= {} if valid is None else {"valid": valid}
+        if "tf_map" in self.kinds:
+            condition["magnitudes"], valid = frames_of_each(self._magnitudes, enroll, lengths)
+            condition |= {} if valid is None else {"valid": valid}
         if self.prefix is not None:
-            waves, valid = one_after_the_other(
-                [row[None, :own] for row, own in zip(rows, sizes, strict=True)], lengths, batch
-            )
-            own_sizes = [waves.shape[-1]] * batch if valid is None else valid.sum(1).tolist()
-            prefixes = [self.prefix.encode(wave[0, :own]) for wave, own in zip(waves, own_sizes, strict=True)]
-            condition["prefix"] = torch.stack(prefixes)
+            whole = torch.full(enroll.shape[:2], enroll.shape[-1]) if lengths is None else lengths
+            items = zip(enroll, whole.tolist(), strict=True)
+            condition["prefix"] = torch.stack([self.prefix.encode(waves, own) for waves, own in items])
         return condition
 
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
@@ -194,10 +195,18 @@ class Conditioned(nn.Module):
 
         return self.backbone.back(self.backbone.body(x, inject), spectrum, mixture)[..., -size:]
 
+    def _frames(self, waves: Tensor) -> Tensor:
+        """(rows, T_e) -> what usef attends to, (rows, L_e, [F,] D)."""
+        return at_scales(self.backbone.front(waves[:, None])[0].movedim(1, -1), self.scales)
+
+    def _magnitudes(self, waves: Tensor) -> Tensor:
+        """(rows, T_e) -> what tf_map attends to, (rows, L_e, K)."""
+        return at_scales(magnitudes(self.backbone.front(waves[:, None])[1]), self.scales)
+
 
 def magnitudes(spectrum: Tensor) -> Tensor:
-    """Real and imaginary parts (B, 2, L, F) -> (B, F, L); what learned filters give, (B, N, L) -> (B, N, L)."""
-    return spectrum.norm(dim=1).mT if spectrum.dim() == 4 else spectrum.abs()
+    """Real and imaginary parts (B, 2, L, F) -> (B, L, F); what learned filters give, (B, N, L) -> (B, L, N)."""
+    return spectrum.norm(dim=1) if spectrum.dim() == 4 else spectrum.abs().mT
 
 
 # ------------------------------------------------------------------------------------------------- what fits together
@@ -236,8 +245,8 @@ def refuse_misfits(backbone: str, kinds: list[str], speaker: str) -> None:
     others = [kind for kind in kinds if kind not in OF_VECTORS]
     if others and speaker == "given":
         raise ValueError(f"conditioning {others[0]}: wants an enrolment, but with speaker given there is none")
-    if "tf_map" in kinds and backbone == "sepmamba":
-        raise ValueError("conditioning tf_map: sepmamba has no spectrum; usef and lext need none")
+    if "tf_map" in kinds and backbone in NO_SPECTRUM:
+        raise ValueError(f"conditioning tf_map: not for {backbone}, {NO_SPECTRUM[backbone]}; usef is")
 
 
 def checked_places(backbone: str, kind: str, places: Any, count: int) -> list[int]:
@@ -260,14 +269,20 @@ def checked_places(backbone: str, kind: str, places: Any, count: int) -> list[in
     return list(places)
 
 
-def new_backbone(name: str, params: dict[str, Any]) -> Any:
-    """A separator with one output.
+def new_backbone(name: str, params: dict[str, Any], sample_rate: int) -> Any:
+    """A separator with one output, or HiFi-TSE without what is told of the enrolment inside it.
 
     Raises:
         ValueError: unknown name or option; the nearest is named.
     """
     chosen("backbone", {"kind": name}, BACKBONES)
-    if "num_sources" in params:
-        raise ValueError("backbone_params: num_sources is 1, the target")
+    own = {"film": False, "reinject_at": [], "condition_dropout": 0.0, "sample_rate": sample_rate}
+    fixed = own if name == "hifi_tse" else {"num_sources": 1}
+    for key in params:
+        if key in fixed:
+            raise ValueError(f"backbone_params: {key} is always {fixed[key]} here")
     check_params(BACKBONES[name], params, f"backbone {name}")
-    return BACKBONES[name](num_sources=1, **params)
+    backbone = BACKBONES[name](**fixed, **params)
+    if name == "hifi_tse":
+        del backbone.usef
+    return backbone

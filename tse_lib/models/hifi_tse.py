@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.conditioning import Film, UsefAttention, drop_condition
+from tse_lib.nn.conditioning import Film, Inject, UsefAttention, as_it_is, drop_condition
 from tse_lib.nn.enrolment import frames_of_each
 from tse_lib.nn.grid_block import GridBlock
 
@@ -101,17 +101,17 @@ class BandMerge(nn.Module):
 
 
 class GridNet(nn.Module):
-    """The stack of blocks, with the enrolment injected again before those in `reinject_at`."""
+    """The stack of blocks, and what injects the enrolment again before those in `reinject_at`."""
 
     def __init__(self, dim: int, hidden: int, num_heads: int, num_blocks: int, reinject_at: list[int], attention: bool):
         super().__init__()
         self.blocks = nn.ModuleList(GridBlock(dim, hidden, num_heads, attention) for _ in range(num_blocks))
         self.reinject_layers = nn.ModuleDict({str(i): UsefAttention(dim, num_heads) for i in sorted(reinject_at)})
 
-    def forward(self, x: Tensor, frames: Tensor, valid: Tensor | None, recompute: bool) -> Tensor:
+    def forward(self, x: Tensor, inject: Inject, recompute: bool) -> Tensor:
+        """(B, L, N, D) -> (B, L, N, D); `inject` gets (B, D, L, N)."""
         for number, block in enumerate(self.blocks):
-            if str(number) in self.reinject_layers:
-                x = self.reinject_layers[str(number)](x, frames, valid)
+            x = inject(x.permute(0, 3, 1, 2), number).permute(0, 2, 3, 1)
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return x
 
@@ -171,7 +171,7 @@ class HiFiTSE(nn.Module):
         self.sample_rate = sample_rate
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length or n_fft, hop_length
         self.normalize, self.condition_dropout = normalize, condition_dropout
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.feature_dims = gradient_checkpointing, [feature_dim] * num_blocks
         self.register_buffer("window", torch.hann_window(self.win_length), persistent=False)
         self.encoder = BandSplit(table, feature_dim, levels)
         self.usef = UsefAttention(feature_dim, num_heads)
@@ -198,23 +198,41 @@ class HiFiTSE(nn.Module):
 
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """mixture (B, C, T), condition of `encode` -> estimate (B, 1, C, T). Channels are extracted one by one."""
-        batch, channels, size = mixture.shape
+        channels = mixture.shape[1]
         if self.training and self.condition_dropout > 0:
             condition = drop_condition(condition, self.condition_dropout)
         frames, valid = condition["frames"], condition.get("valid")
         if channels > 1:
             frames = frames.repeat_interleave(channels, 0)
             valid = None if valid is None else valid.repeat_interleave(channels, 0)
-        waves = mixture.reshape(batch * channels, size)
-        level = self._level(waves)
-        spectrum = self._stft(waves)  # (B*C, L, F, 2)
-        x = self.usef(self.encoder(spectrum), frames, valid)
-        if self.film is not None:
-            x = self.film(x, frames, valid)
-        x = self.gridnet(x, frames, valid, self.training and self.gradient_checkpointing)
-        mask = torch.view_as_complex(self.decoder(x))  # (B*C, L, F)
+
+        def inject(x: Tensor, place: int) -> Tensor:
+            x = x.permute(0, 2, 3, 1)  # (B*C, L, N, D)
+            if place == 0:
+                x = self.usef(x, frames, valid)
+                x = x if self.film is None else self.film(x, frames, valid)
+            if str(place) in self.gridnet.reinject_layers:
+                x = self.gridnet.reinject_layers[str(place)](x, frames, valid)
+            return x.permute(0, 3, 1, 2)
+
+        x, spectrum = self.front(mixture)
+        return self.back(self.body(x, inject), spectrum, mixture)
+
+    def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) -> features (B*C, D, L, N) and the spectrum (B*C, L, F, 2)."""
+        spectrum = self._stft(mixture.flatten(0, 1))
+        return self.encoder(spectrum).permute(0, 3, 1, 2), spectrum
+
+    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
+        """(B, D, L, N) -> (B, D, L, N)."""
+        recompute = self.training and self.gradient_checkpointing
+        return self.gridnet(x.permute(0, 2, 3, 1), inject, recompute).permute(0, 3, 1, 2)
+
+    def back(self, x: Tensor, spectrum: Tensor, mixture: Tensor) -> Tensor:
+        batch, channels, size = mixture.shape
+        mask = torch.view_as_complex(self.decoder(x.permute(0, 2, 3, 1)))  # (B*C, L, F)
         estimate = self._istft(mask * torch.view_as_complex(spectrum), size)
-        return (estimate * level).view(batch, 1, channels, size)
+        return (estimate * self._level(mixture.flatten(0, 1))).view(batch, 1, channels, size)
 
     # --------------------------------------------------------------------------------------------------- transforms
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tse_lib.models import OneCall, build_model
 from tse_lib.models.mossformer2 import GatedAttention
 from tse_lib.models.usef_tse_mamba import CrossAttention
+from tse_lib.nn.conditioning import FrameAttention, SpectralMap
 from tse_lib.nn.gridnet import FullBandAttention
 from tse_lib.nn.mamba import Mamba
 
@@ -64,7 +65,7 @@ DPRNN_SPEECHBRAIN = {
 DPTNET_ASTEROID = {"kernel_size": 16, "stride": 8, "hidden_dim": 256, "chunk_size": 100}
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-ATTENTIONS = (nn.MultiheadAttention, FullBandAttention, GatedAttention, CrossAttention)
+ATTENTIONS = (nn.MultiheadAttention, FullBandAttention, GatedAttention, CrossAttention, FrameAttention, SpectralMap)
 COUNTED = (nn.Linear, nn.LSTM, Mamba, *ATTENTIONS, *CONVOLUTIONS)
 
 # preset -> what `describe` reports, and the options of the model
@@ -396,6 +397,10 @@ def count_macs(model: nn.Module, run: Any) -> int:
         elif isinstance(module, CrossAttention):
             batch, length, dim = inputs[0].shape
             total += batch * 2 * length * inputs[1].shape[1] * dim
+        elif isinstance(module, FrameAttention):
+            total += 2 * inputs[0].numel() * inputs[1].shape[1]
+        elif isinstance(module, SpectralMap):
+            total += 2 * inputs[1].numel() * inputs[2].shape[1]
         elif isinstance(module, GatedAttention):
             batch, length, _ = inputs[0].shape
             qk_dim, hidden_dim = module.to_qk.linear.out_features, module.to_hidden.linear.out_features

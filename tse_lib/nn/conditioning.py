@@ -1,6 +1,6 @@
 """Ways of telling a network whom to extract."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -130,7 +130,7 @@ class Multiplication(nn.Module):
         return x * beside(self.linear(embedding), x)
 
 
-class CrossAttention(nn.Module):
+class FrameAttention(nn.Module):
     """Each frame of the mixture asks the enrolment's frames (USEF: Zeng et al. 2024, 2409.02615); pre-norm residual.
 
     Of a grid of frames and bins, a frame asks with all its bins together, as in USEF-TFGridNet: as many products as if
@@ -154,9 +154,9 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, frames: Tensor, valid: Tensor | None) -> Tensor:
-        """x (B, D, L) or (B, D, L, F), frames (B, D', L_e[, F]), valid (B, L_e) where they are padded -> as x."""
+        """x (B, D, L) or (B, D, L, F), frames (B, L_e, [F,] D'), valid (B, L_e) where they are padded -> as x."""
         asking = self.norm(x.movedim(1, -1))  # (B, L[, F], D)
-        source = self.source_norm(frames.movedim(1, -1))
+        source = self.source_norm(frames)
         heads = self._heads(self.query(asking)), self._heads(self.key(source)), self._heads(self.value(source))
         taken = None if valid is None else valid[:, None, None]  # (B, 1, 1, L_e)
         attended = F.scaled_dot_product_attention(*heads, taken)  # (B, H, L, F*D/H)
@@ -185,10 +185,9 @@ class SpectralMap(nn.Module):
         self.linear = nn.Linear(source_dim, dim, bias=False)
 
     def forward(self, x: Tensor, mixture: Tensor, frames: Tensor, valid: Tensor | None) -> Tensor:
-        """x (B, D, L) or (B, D, L, F), magnitudes (B, K, L) and (B, K, L_e), valid (B, L_e) or None -> as x."""
-        own = mixture.mT  # (B, L, K)
-        own = own / own.square().mean((1, 2), keepdim=True).clamp_min(1e-16).sqrt()  # of any level
-        other = F.normalize(frames.mT, dim=-1)
+        """x (B, D, L) or (B, D, L, F), magnitudes (B, L, K) and (B, L_e, K), valid (B, L_e) or None -> as x."""
+        own = mixture / mixture.square().mean((1, 2), keepdim=True).clamp_min(1e-16).sqrt()  # of any level
+        other = F.normalize(frames, dim=-1)
         taken = None if valid is None else valid[:, None]
         mean = F.scaled_dot_product_attention(F.normalize(own, dim=-1), other, other, taken, scale=1.0)
         direction = F.normalize(mean, dim=-1)
@@ -213,10 +212,12 @@ class Prefix(nn.Module):
             raise ValueError(f"prefix_s {prefix_s} must be above 0 and glue_s {glue_s} not below")
         self.num_samples, self.glue = round(prefix_s * sample_rate), round(glue_s * sample_rate)
 
-    def encode(self, waves: Tensor) -> Tensor:
-        """(T_e,) -> (prefix_s * sample_rate,) of an RMS of 1."""
+    def encode(self, enroll: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Enrolments of an item (E, T_e) and the samples of each -> (prefix_s * sample_rate,) of an RMS of 1."""
+        waves = torch.cat([wave[:size] for wave, size in zip(enroll, sizes, strict=True)])
         repeated = waves.repeat(-(-self.num_samples // max(1, len(waves))))[: self.num_samples]
-        return repeated / repeated.square().mean().clamp_min(1e-16).sqrt()
+        prefix = F.pad(repeated, (0, self.num_samples - len(repeated)))  # of zeros, where there is none
+        return prefix / prefix.square().mean().clamp_min(1e-16).sqrt()
 
     def forward(self, mixture: Tensor, prefix: Tensor) -> Tensor:
         """mixture (B, C, T), prefix (B, P) -> (B, C, P + glue + T), the prefix as loud as the mixture."""

@@ -1,4 +1,4 @@
-"""Enrolments of different lengths to one vector or to frames: the padding of a batch is not computed with.
+"""Enrolments of different lengths to vectors or frames: what stands in the padding of a batch is not computed with.
 
 Letters: B items, E enrolments of each, T_e samples, L frames, D features.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def sizes_of(enroll: Tensor, lengths: Tensor | None) -> list[int]:
@@ -62,39 +62,18 @@ def means_of_frames(frames: Tensor, scale: int) -> Tensor:
     return F.avg_pool1d(frames, scale, ceil_mode=True, count_include_pad=False) if scale > 1 else frames
 
 
-def at_scales(row: Tensor, scales: Sequence[int]) -> Tensor:
-    """(D, L, …) -> (D, L', …): the frames' means at all scales, one after the other."""
-    frames = row.flatten(2).movedim(1, -1) if row.dim() > 2 else row[:, None]  # (D, rest, L)
-    joined = torch.cat([means_of_frames(frames, scale) for scale in scales], -1)
-    return joined.movedim(-1, 1).reshape(len(row), -1, *row.shape[2:])
-
-
-def one_after_the_other(rows: list[Tensor], lengths: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
-    """Rows (D, L, …) of B*E enrolments -> those of an item one after the other, (B, D, L', …).
-
-    Also (B, L'), false for padding, where items differ in L'. What is not there (0 samples) is left out; an item
-    without any enrolment has one frame of zeros.
-    """
-    count = len(rows) // batch
-    there = [True] * len(rows) if lengths is None else (lengths.reshape(-1) > 0).tolist()
-    items = []
-    for first in range(0, len(rows), count):
-        own = [row for row, is_there in zip(rows[first : first + count], there[first:], strict=False) if is_there]
-        items.append(torch.cat(own, 1) if own else torch.zeros_like(rows[first][:, :1]))
-    sizes = [item.shape[1] for item in items]
-    longest = max(sizes)
-    behind = [(0, 0) * (item.dim() - 2) + (0, longest - item.shape[1]) for item in items]
-    padded = torch.stack([F.pad(item, zeros) for item, zeros in zip(items, behind, strict=True)])
-    if set(sizes) == {longest}:
-        return padded, None
-    frames = torch.arange(longest, device=padded.device)
-    return padded, frames < torch.tensor(sizes, device=padded.device)[:, None]
+def at_scales(frames: Tensor, scales: Sequence[int]) -> Tensor:
+    """(B, L, …) -> (B, L', …): the frames' means at all scales, one after the other."""
+    flat = frames.reshape(*frames.shape[:2], -1).mT  # (B, rest, L)
+    return torch.cat([means_of_frames(flat, scale) for scale in scales], -1).mT.unflatten(-1, frames.shape[2:])
 
 
 def frames_of_each(
     function: Callable[[Tensor], Tensor], enroll: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Frames of an item's enrolments one after the other.
+
+    What is not there (0 samples) is left out; an item without any enrolment has one frame of zeros.
 
     Args:
         function: (N, T) -> (N, L, …), of any T above 0.
@@ -104,6 +83,15 @@ def frames_of_each(
     Returns:
         (B, L', …), and where items differ in L' (B, L'), false for padding.
     """
+    batch, count = enroll.shape[:2]
     rows = each_at_its_length(function, enroll.flatten(0, 1), sizes_of(enroll, lengths))
-    frames, valid = one_after_the_other([row[None] for row in rows], lengths, len(enroll))
-    return frames[:, 0], valid
+    there = [True] * len(rows) if lengths is None else (lengths.reshape(-1) > 0).tolist()
+    items = []
+    for first in range(0, len(rows), count):
+        own = [rows[number] for number in range(first, first + count) if there[number]]
+        items.append(torch.cat(own) if own else torch.zeros_like(rows[first][:1]))
+    frames = nn.utils.rnn.pad_sequence(items, batch_first=True)
+    sizes = torch.tensor([len(item) for item in items])
+    if (sizes == frames.shape[1]).all():
+        return frames, None
+    return frames, (torch.arange(frames.shape[1]) < sizes[:, None]).to(frames.device)
