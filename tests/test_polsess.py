@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -533,3 +534,15 @@ def test_layered_mixtures_are_not_drawn(data, tmp_path):
         (f"train --conf {tmp_path}/tiny.yaml --data {data} --noise test --exp {tmp_path}/exp", 4),
     ):
         assert main(command.split()) == fault
+
+
+def test_a_prepared_set_is_validated(copy, tmp_path, capsys):
+    folder = polsess.prepare(copy, tmp_path / "data", nj=1)[2]
+    assert main(["validate", str(folder)]) in (0, None)
+    assert "ready-made mixtures" in capsys.readouterr().out
+    mixes = read_layered(folder)
+    audio.write(Path(mixes[0].mix), np.zeros(17, np.float32), 8000)
+    Path(mixes[1].layers["scene"]).unlink()
+    assert main(["validate", str(folder)]) == 4
+    told = capsys.readouterr().err
+    assert f"{mixes[0].mix}: 17 samples at 8000 Hz, the table says" in told and mixes[1].layers["scene"] in told

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from tse_lib import audio
-from tse_lib.manifest import ACTIVITY_BLOCK_S
+from tse_lib.manifest import ACTIVITY_BLOCK_S, read_layered
 from tse_lib.parallel import parallel_map
 
 SHOWN = 20  # faults of a set listed before the rest is counted
@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_set(folder: Path, nj: int = 1) -> tuple[list[str], set[str], str]:
     """All faults of one data set, its speakers, and what is in it in words."""
+    if (folder / "layers.jsonl").is_file():
+        return check_layered(folder, nj)
     if not (folder / "wav.scp").is_file():
         return [f"{folder}: no data set here (wav.scp is missing); run the prepare stage"], set(), ""
     faults: list[str] = []
@@ -69,6 +71,27 @@ def check_set(folder: Path, nj: int = 1) -> tuple[list[str], set[str], str]:
     speakers = set(tables.get("utt2spk", {}).values())
     count = f"{len(speakers)} speakers, " if speakers else ""
     return faults, speakers, f"{count}{len(utterances)} utterances"
+
+
+def check_layered(folder: Path, nj: int) -> tuple[list[str], set[str], str]:
+    """The same of a set of ready-made mixtures: their files are there, with the rate and length of the table."""
+    mixes = read_layered(folder)
+    files = {path: mix for mix in mixes for path in (mix.mix, *mix.layers.values())}
+    found = parallel_map(
+        _header_fault, [(path, mix.sample_rate, mix.num_samples) for path, mix in files.items()], nj, folder.name
+    )
+    return [fault for fault in found if fault], set(), f"{len(mixes)} ready-made mixtures"
+
+
+def _header_fault(wanted: tuple[str, int, int]) -> str | None:
+    path, sample_rate, num_samples = wanted
+    try:
+        rate, size, _ = audio.info(path)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    if (rate, size) == (sample_rate, num_samples):
+        return None
+    return f"{path}: {size} samples at {rate} Hz, the table says {num_samples} at {sample_rate} Hz; prepare it again"
 
 
 def read_leniently(path: Path) -> tuple[Table, list[str]]:
