@@ -44,13 +44,17 @@ def main(argv: list[str]) -> None:
         print(f"{name:<22} {value}")
 
 
+NOBODY = "nobody"  # speaks where there are no data
+
+
 def check(conf: Config, device: torch.device, num_steps: int, data: TrainingItems | None) -> dict[str, Any]:
     """Take steps as the trainer would, and say what they cost.
 
     Raises:
         ValueError: the conf cannot be built, or a loss is not finite.
     """
-    state, step_function = new_state(conf, device), STEPS[conf.train.step]
+    speakers = data.speakers if data else [NOBODY]
+    state, step_function = new_state(conf, device, speakers), STEPS[conf.train.step]
     run = new_run(conf, state, device)
     state.step = conf.train.max_steps - 1  # where all that the step does is on
     size, count = conf.train.batch_size, conf.train.accumulate
@@ -104,6 +108,7 @@ def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
     wanted = talkers[:1] if simulation.task == "extract" else talkers
     return {
         "mix_id": f"{step}-{place}",
+        "speaker": NOBODY,
         "mixture": talkers.sum(0),
         "target": wanted if present else torch.zeros_like(wanted),
         "enrolls": [

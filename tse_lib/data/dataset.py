@@ -97,6 +97,7 @@ def load_waveforms(mixture: Mixture) -> Waveforms:
 def to_item(mixture: Mixture, rendered: Rendered) -> dict[str, Any]:
     return {
         "mix_id": mixture.mix_id,
+        "speaker": mixture.enrolls[0].spk_id if mixture.enrolls else "",
         "mixture": rendered.mixture,
         "target": rendered.targets,
         "enrolls": rendered.enrolls,
@@ -114,6 +115,7 @@ class DrawnMixtures(Dataset):
 
     def __init__(self, corpus: Corpus, conf: Config):
         self.corpus, self.conf = corpus, conf
+        self.speakers = sorted(corpus.speakers)
         self.items_per_step = conf.train.batch_size * conf.train.accumulate
         assert isinstance(conf.simulation, Simulation)
         self._step, self._simulation = -1, conf.simulation
@@ -231,7 +233,10 @@ class RenderedMixtures(Dataset):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items to a batch: mixture (B, 1, T), target (B, S, T), present (B,), and of an extraction `enrolments`."""
+    """Items to a batch: mixture (B, 1, T), target (B, S, T), present (B,), and of an extraction `enrolments`.
+
+    `speaker` has the names of those who are enrolled, empty where they are of no training set.
+    """
     size = max(item["mixture"].shape[-1] for item in items)
 
     def stack(key: str) -> Tensor:
@@ -239,6 +244,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     return {
         "mix_id": [item["mix_id"] for item in items],
+        "speaker": [item.get("speaker", "") for item in items],
         "mixture": stack("mixture")[:, None],
         "target": stack("target"),
         **(enrolments([item["enrolls"] for item in items]) if items[0]["enrolls"] else {}),

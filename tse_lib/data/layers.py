@@ -63,6 +63,7 @@ class LayeredMixtures(Dataset):
         assert isinstance(conf.simulation, Layers)
         refuse_other_kind(mixes, conf.simulation, conf.sample_rate)
         self.mixes, self.conf = mixes, conf
+        self.speakers: list[str] = []  # nobody is enrolled
         self.items_per_step = conf.train.batch_size * conf.train.accumulate
         self._step, self._usable = -1, list[LayeredMix]()
         self._variants: tuple[str, ...] = ()

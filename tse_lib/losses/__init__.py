@@ -10,6 +10,7 @@ from tse_lib.config import check_params
 from tse_lib.losses.level import amplitude, attenuation, energy
 from tse_lib.losses.permutation import Loss, mixit, pit
 from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
+from tse_lib.losses.speaker import speaker_cross_entropy
 from tse_lib.losses.spectral import l1, mixture_consistency, multi_resolution_stft, phase_sensitive
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -23,10 +24,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "mixture_consistency": mixture_consistency,
     "pit": pit,
     "mixit": mixit,
+    "speaker_cross_entropy": speaker_cross_entropy,
     "energy": energy,
     "attenuation": attenuation,
 }
 FOR_ABSENT = ("energy", "attenuation")  # the others need a target
+OF_SPEAKERS = ("speaker_cross_entropy",)  # get logits and numbers of speakers instead of signals
 OVER_SOURCES = ("pit", "mixit", "mixture_consistency")  # no loss between one estimate and one target
 
 
@@ -55,4 +58,6 @@ def _inner_loss(outer: str, value: Any) -> Loss:
         raise ValueError(f"loss {outer}: loss: a name or {{name: …, params: {{…}}}} expected, got {value!r}")
     if choice["name"] in OVER_SOURCES:
         raise ValueError(f"loss {outer}: '{choice['name']}' is itself a loss over sources; neg_si_sdr is not")
+    if choice["name"] in OF_SPEAKERS:
+        raise ValueError(f"loss {outer}: '{choice['name']}' compares no signals; neg_si_sdr does")
     return build_loss(choice["name"], "present", choice.get("params", {}))

@@ -1,4 +1,4 @@
-"""Losses on speaker embeddings. They need more than (estimate, target), so no conf chooses them by name.
+"""Losses on speaker embeddings. A conf names `speaker_cross_entropy`; `speaker_contrast` is there to be called.
 
 References:
     A. van den Oord, Y. Li, O. Vinyals, "Representation learning with contrastive predictive coding", 2018.

@@ -60,17 +60,32 @@ def num_sources_of(name: str, params: dict[str, Any]) -> int:
 
 
 class OneCall(nn.Module):
-    """A network in one call, as DistributedDataParallel wants it: an extractor encodes the enrolments first."""
+    """A network in one call, as DistributedDataParallel wants it: an extractor encodes the enrolments first.
 
-    def __init__(self, model: nn.Module):
+    Args:
+        model: the network.
+        names_speakers: also say whose the enrolments are, by the network's own `speaker_logits` or by `classifier`.
+        classifier: embeddings (B, D) to logits (B, speakers of the training set).
+    """
+
+    def __init__(self, model: nn.Module, names_speakers: bool = False, classifier: nn.Module | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.names_speakers, self.classifier = model, names_speakers, classifier
 
-    def forward(self, mixture: Tensor, enroll: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
-        """mixture (B, C, T), for an extractor with enroll (B, E, T_e) and lengths (B, E) -> (B, S, C, T)."""
+    def forward(self, mixture: Tensor, enroll: Tensor | None = None, lengths: Tensor | None = None) -> Any:
+        """mixture (B, C, T), for an extractor with enroll (B, E, T_e) and lengths (B, E) -> (B, S, C, T).
+
+        With `names_speakers` that and the logits.
+        """
         if enroll is None:
             return self.model(mixture)
-        return self.model(mixture, self.model.encode(enroll, lengths))  # type: ignore[operator]
+        condition = self.model.encode(enroll, lengths)  # type: ignore[operator]
+        estimate = self.model(mixture, condition)
+        if not self.names_speakers:
+            return estimate
+        if self.classifier is None:
+            return estimate, self.model.speaker_logits(condition)  # type: ignore[operator]
+        return estimate, self.classifier(condition["embedding"])
 
 
 def build_model(name: str, params: dict[str, Any], sample_rate: int, task: str | None = "extract") -> nn.Module:

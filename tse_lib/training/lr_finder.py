@@ -52,7 +52,8 @@ def find_lr(
             "train.step gan: the loss of a game does not tell a learning rate; find it for step supervised"
         )
     conf = conf.model_copy(update={"train": conf.train.model_copy(update={"max_steps": num_steps})})
-    data, state = training_items(corpus, conf), new_state(conf, device)
+    data = training_items(corpus, conf)
+    state = new_state(conf, device, data.speakers)
     run, step_function = new_run(conf, state, device), STEPS[conf.train.step]
     rates, losses, ended = np.geomspace(low, high, num_steps).tolist(), list[float](), ""
     bar = tqdm(rates, desc="find_lr", unit="step", leave=False, disable=not distributed.is_main())

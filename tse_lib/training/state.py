@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
 from tse_lib.config import Config, Deployed, Simulation, build
+from tse_lib.losses import OF_SPEAKERS
 from tse_lib.losses.weights import UncertaintyWeights
 from tse_lib.models import OneCall, build_model, num_sources_of
 from tse_lib.models.discriminators import build_discriminator
@@ -34,9 +35,10 @@ class Part:
 class State:
     """Everything that changes while training; `to_checkpoint` holds all of it."""
 
-    parts: dict[str, Part]  # "model", and "weights", "discriminator" or "projections" where they are trained
+    parts: dict[str, Part]  # "model", and those of `new_state` that are trained beside it
     ema: AveragedModel
     teacher: nn.Module | None = None  # frozen, not in the checkpoint
+    speakers: Sequence[str] = ()  # of the training set, as a classifier numbers them; not in the checkpoint
     step: int = 0
     best: float = -math.inf  # SI-SDRi in dB of the EMA on the development set's present targets
     patience: int = 0  # validations since the best
@@ -85,8 +87,14 @@ class State:
             self.interval = [{name: torch.tensor(value) for name, value in row.items()} for row in rows]
 
 
-def new_state(conf: Config, device: torch.device) -> State:
-    """All modules, the EMA, optimizers and schedules as the conf says, with weights drawn from its seed."""
+def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) -> State:
+    """All modules, the EMA, optimizers and schedules as the conf says, with weights drawn from its seed.
+
+    Beside "model" there may be "weights" (of losses), "classifier" (of speakers), "discriminator" and "projections".
+
+    Args:
+        speakers: of the training set; what a loss on speakers tells apart.
+    """
     train = conf.train
     seed_init(conf, "init")
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate, conf.simulation.task)
@@ -105,6 +113,9 @@ def new_state(conf: Config, device: torch.device) -> State:
     learned = [term.name for term in conf.loss if term.learned]
     if learned:
         parts["weights"] = new_part(UncertaintyWeights(learned).to(device), train, train.max_steps, begin)
+    classifier = new_classifier(conf, model, speakers)
+    if classifier is not None:
+        parts["classifier"] = new_part(classifier.to(device), train, train.max_steps, begin)
     ema = new_ema(model, train.ema_decay, mature=train.init_from is not None)
     if train.gan:
         seed_init(conf, "init", "discriminator")
@@ -112,13 +123,43 @@ def new_state(conf: Config, device: torch.device) -> State:
         discriminator = build_discriminator(choice.name, choice.params).to(device)
         parts["discriminator"] = new_part(discriminator, train.gan, train.max_steps)
     if not train.distill:
-        return State(parts, ema)
+        return State(parts, ema, speakers=speakers)
     teacher = load_teacher(train.distill.teacher, conf.sample_rate, conf.simulation.task).to(device)
     seed_init(conf, "init", "projections")
     projections = feature_projections(model, teacher, train.distill.features, conf.sample_rate)
     if list(projections.parameters()):
         parts["projections"] = new_part(projections.to(device), train, train.max_steps)
-    return State(parts, ema, teacher)
+    return State(parts, ema, teacher, speakers)
+
+
+@torch.no_grad()
+def new_classifier(conf: Config, model: nn.Module, speakers: Sequence[str]) -> nn.Module | None:
+    """What maps embeddings to the speakers of the training set, for losses on them; None: not needed.
+
+    Raises:
+        ValueError: there is no embedding, or the model's own classifier knows fewer speakers.
+    """
+    wanted = [term.name for term in conf.loss if term.name in OF_SPEAKERS]
+    if not wanted:
+        return None
+    if not speakers:
+        raise ValueError(f"loss: '{wanted[0]}' needs the names of the training set's speakers; here are none")
+    device = next(model.parameters()).device
+    wave = torch.zeros(1, 1, conf.sample_rate // 2, device=device)
+    training = model.training
+    condition = model.eval().encode(wave) if hasattr(model, "encode") else {}  # type: ignore[operator]
+    model.train(training)
+    if hasattr(model, "speaker_logits"):
+        known = model.speaker_logits(condition).shape[1]  # type: ignore[operator]
+        if known < len(speakers):
+            raise ValueError(f"model.params.num_speakers {known}: the training set has {len(speakers)}")
+        return None
+    if "embedding" not in condition:
+        raise ValueError(
+            f"loss: '{wanted[0]}' needs a model that makes an embedding of enrolments, as a joint `speaker`"
+        )
+    seed_init(conf, "init", "classifier")
+    return nn.Linear(condition["embedding"].shape[1], len(speakers))
 
 
 def seed_init(conf: Config, *names: str) -> None:

@@ -9,7 +9,7 @@ batches and processes (`counts`). So accumulation and the number of processes ch
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tse_lib import distributed
 from tse_lib.config import Config, LossTerm, simulation_at
-from tse_lib.losses import OVER_SOURCES, build_loss
+from tse_lib.losses import OF_SPEAKERS, OVER_SOURCES, build_loss
 from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_matching
 from tse_lib.losses.distillation import feature_distance
 from tse_lib.losses.permutation import pit
@@ -60,6 +60,9 @@ class Objective:
         """Of each term its loss of each item that it is for."""
         for term, loss in zip(self.terms, self.losses, strict=True):
             rows = rows_of(batch, term.when)
+            if term.name in OF_SPEAKERS:
+                yield loss(batch["logits"][rows], batch["speaker_number"][rows])
+                continue
             other = batch["target"][:, :, None] if term.when == "present" else batch["mixture"][:, None]
             yield loss(estimate[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
 
@@ -124,6 +127,7 @@ class Run:
     autocast: torch.autocast
     clock: Clock
     features: tuple[Outputs, Outputs] | None = None  # of the student and of the teacher
+    speakers: dict[str, int] = field(default_factory=dict)  # numbers of those whom the network has to name
 
 
 def new_run(conf: Config, state: State, device: torch.device) -> Run:
@@ -132,7 +136,9 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
     if conf.train.distill and state.teacher is not None and conf.train.distill.features:
         names = conf.train.distill.features
         features = Outputs(state.model, names.keys()), Outputs(state.teacher, names.values())
-    network: nn.Module = OneCall(state.model)
+    classifier = state.parts["classifier"].module if "classifier" in state.parts else None
+    names_speakers = any(term.name in OF_SPEAKERS for term in conf.loss)
+    network: nn.Module = OneCall(state.model, names_speakers, classifier)
     if distributed.world_size() > 1:
         idle = any(getattr(module, "has_idle_parameters", False) for module in state.model.modules())
         network = DistributedDataParallel(network, find_unused_parameters=idle)  # else their gradients are waited for
@@ -141,7 +147,8 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.train.tf32
     autocast = autocast_for(device, conf.train.bf16)
     learned: Any = state.parts["weights"].module if "weights" in state.parts else None
-    return Run(conf, build_objective(conf, learned), network, autocast, Clock(device), features)
+    speakers = {name: number for number, name in enumerate(state.speakers)} if names_speakers else {}
+    return Run(conf, build_objective(conf, learned), network, autocast, Clock(device), features, speakers)
 
 
 def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
@@ -285,9 +292,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def estimate_of(run: Run, batch: Batch) -> Tensor:
-    """What the network makes of a batch, (B, S, C, T), in float32."""
+    """What the network makes of a batch, (B, S, C, T), in float32; what it says of its speakers stays in the batch."""
+    return told(run.network, run, batch)
+
+
+def told(network: nn.Module, run: Run, batch: Batch) -> Tensor:
     with run.autocast:
-        return run.network(*inputs(batch)).float()
+        output = network(*inputs(batch))
+    if not run.speakers:
+        return output.float()
+    estimate, logits = output
+    numbers = [run.speakers.get(name, -1) for name in batch["speaker"]]
+    batch |= {"logits": logits.float(), "speaker_number": torch.tensor(numbers, device=logits.device)}
+    return estimate.float()
 
 
 def inputs(batch: Batch) -> tuple[Tensor, ...]:
@@ -296,13 +313,14 @@ def inputs(batch: Batch) -> tuple[Tensor, ...]:
 
 
 def update_model(state: State, clip_norm: float) -> Scalars:
-    """Update the model, and the weights of the losses where they are learned."""
+    """Update the model, and the weights of the losses and the classifier of speakers where they are learned."""
     updated = update(state.parts["model"], clip_norm)
-    if "weights" not in state.parts:
-        return updated
-    weights = state.parts["weights"]
-    distributed.average_gradients(weights.module)
-    return together(prefixed("weights", update(weights, clip_norm)), updated)
+    for name in ("weights", "classifier"):
+        if name in state.parts:
+            if name == "weights":  # the classifier is a part of the network that is called
+                distributed.average_gradients(state.parts[name].module)
+            updated = together(prefixed(name, update(state.parts[name], clip_norm)), updated)
+    return updated
 
 
 def update(part: Part, clip_norm: float) -> Scalars:
@@ -384,8 +402,7 @@ def find_fault(run: Run, batches: list[Batch]) -> str:
         for what in ("mixture", "enroll", "target"):
             if what in batch:
                 note(f"the {what}'s samples", batch[what], ids)
-        with run.autocast:
-            estimate = network(*inputs(batch)).float()
+        estimate = told(network, run, batch)
         note("the model's output", estimate, ids)
         for term, values in zip(run.objective.terms, run.objective.items(estimate, batch), strict=True):
             rows = rows_of(batch, term.when).tolist()

@@ -61,7 +61,7 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
     for step in conf.knots():
         data.mixture(step * data.items_per_step)  # what the corpus lacks is said before anything is written
     saving.refuse_own_source(conf, exp)
-    state = new_state(conf, device)
+    state = new_state(conf, device, data.speakers)
     state.data = {"train": saving.hash_of_corpus(corpus), "dev": saving.hash_of_mixtures(dev.mixtures)}
     if options.distill:
         state.data["teacher"] = hash_of_file(options.distill.teacher)
