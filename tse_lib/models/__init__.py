@@ -26,6 +26,7 @@ from tse_lib.models.tf_gridnet import TFGridNet
 from tse_lib.models.usef_sepformer import USEFSepFormer
 from tse_lib.models.usef_tf_gridnet import USEFTFGridNet
 from tse_lib.models.usef_tse_mamba import USEFTSEMamba
+from tse_lib.models.usef_tse_mamba_v8 import USEFTSEMambaV8
 from tse_lib.models.x_tf_gridnet import XTFGridNet
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -36,6 +37,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "usef_tf_gridnet": USEFTFGridNet,
     "usef_sepformer": USEFSepFormer,
     "usef_tse_mamba": USEFTSEMamba,
+    "usef_tse_mamba_v8": USEFTSEMambaV8,
     "x_tf_gridnet": XTFGridNet,
     "conv_tasnet": ConvTasNet,
     "dprnn": DPRNN,
