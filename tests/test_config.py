@@ -324,3 +324,13 @@ def test_sets_name_the_nearest_key_too(tmp_path):
     one = {"num_mixtures": 4, "speach": "dev", "speech": "dev", "simulation": tiny.SIMULATION}
     with pytest.raises(ValueError, match=r"unknown key 'sets\.dev\.speach'; did you mean 'speech'"):
         load_sets(write(tmp_path / "sets.yaml", {"seed": 1, "sample_rate": 8000, "sets": {"dev": one}}))
+
+
+@pytest.mark.parametrize("restart_at", [[1], [4, 3], [4, 4], [8], [9]])
+def test_restarts_lie_in_order_between_warm_up_and_the_end(restart_at):
+    wanted = tiny.values()
+    wanted["train"] |= {"warmup_steps": 1, "max_steps": 8, "restart_at": restart_at}
+    with pytest.raises(ValueError, match=r"train.*restart_at .*: steps in ascending order, above warmup_steps 1 and"):
+        build(Config, wanted, "conf")
+    wanted["train"]["restart_at"] = [3, 5]
+    assert build(Config, wanted, "conf").train.restart_at == (3, 5)

@@ -12,7 +12,7 @@ from tse_lib.hub.public import PUBLIC
 from tse_lib.models import MODELS, build_model
 from tse_lib.models.presets import PRESETS, count_macs
 
-PARAMETERS = {  # of the published networks
+PARAMETERS = {  # of the published networks, and of v8, which is ours
     "hifi_tse_v1": 7_805_420,
     "hifi_tse_v2": 11_785_196,
     "spex_plus": 11_138_734,
@@ -22,6 +22,11 @@ PARAMETERS = {  # of the published networks
     "usef_tf_gridnet": 15_641_885,
     "usef_sepformer": 29_168_385,
     "usef_tse_mamba_v7": 27_558_531,
+    "usef_tse_mamba_v8_s": 23_624_065,
+    "usef_tse_mamba_v8": 36_475_841,
+    "usef_tse_mamba_v8_film": 34_605_377,
+    "usef_tse_mamba_v8_causal": 36_475_841,
+    "usef_tse_mamba_v8_l": 62_180_865,
     "conv_tasnet": 5_050_545,
     "conv_tasnet_causal": 5_050_545,
     "conv_tasnet_speechbrain": 6_582_832,

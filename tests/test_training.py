@@ -211,6 +211,29 @@ def test_learning_rate_in_closed_form():
     assert lr_scale(0, 0, 1, 0) == 1
 
 
+def test_warm_restarts_begin_whole_and_end_at_the_floor():
+    """A cycle of 10 steps, one of 30, and the rest; each is the cosine that would be alone."""
+    rates = [lr_scale(step, 4, 104, 0.1, (14, 44)) for step in range(105)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1]
+    assert [step for step in range(1, 105) if rates[step] > rates[step - 1]] == [1, 2, 3, 14, 44]
+    assert rates[4] == rates[14] == rates[44] == 1 and rates[104] == pytest.approx(0.1)
+    for begin, end in ((4, 14), (14, 44), (44, 104)):
+        alone = [lr_scale(step, 0, end - begin, 0.1) for step in range(end - begin)]
+        assert rates[begin:end] == alone and rates[(begin + end) // 2] == pytest.approx(0.55)
+
+
+def test_a_run_with_restarts_that_is_stopped_goes_on_with_the_same_bits(corpus, corpus_dir, tmp_path):
+    values = {"max_steps": 6, "min_lr": 1e-4, "restart_at": (3,), "save_every": 2}
+    whole = run(conf_with(values), corpus, corpus_dir, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    for path in [tmp_path / "again" / "last.pt", max((tmp_path / "again").glob("step_*.pt"))]:
+        path.unlink()  # what is left is of step 4, behind the restart
+    again = run(conf_with(values), corpus, corpus_dir, tmp_path / "again")
+    assert_equal(dict(whole.model.state_dict()), dict(again.model.state_dict()))
+    rates = [line["lr"] for line in lines_of(tmp_path / "again" / "log" / "train.jsonl")]
+    assert rates == pytest.approx([1e-3 * lr_scale(step, 2, 6, 0.1, (3,)) for step in range(6)])
+
+
 def test_the_learning_rate_of_each_step_is_logged(corpus, corpus_dir, tmp_path):
     run(conf_with({"max_steps": 6, "min_lr": 1e-4}), corpus, corpus_dir, tmp_path)
     rates = [line["lr"] for line in lines_of(tmp_path / "log" / "train.jsonl")]

@@ -352,6 +352,7 @@ class Train(Section):
     lr: float = Field(gt=0)
     min_lr: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
+    restart_at: tuple[int, ...] = Field((), description="steps at which the learning rate is whole again")
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = Field(5.0, gt=0)
@@ -378,6 +379,20 @@ class Train(Section):
                 raise ValueError(f"a section '{name}' belongs to 'step: {name}' and to no other, got step: {self.step}")
         if self.gan and self.gan.discriminator_only_steps >= self.max_steps:
             raise ValueError(f"gan.discriminator_only_steps must be below max_steps {self.max_steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _restarts_in_order(self) -> "Train":
+        if not self.restart_at:
+            return self
+        ends = [self.warmup_steps, *self.restart_at, self.max_steps]
+        if any(later <= earlier for earlier, later in zip(ends, ends[1:], strict=False)):
+            raise ValueError(
+                f"restart_at {list(self.restart_at)}: steps in ascending order, above warmup_steps {self.warmup_steps} "
+                f"and below max_steps {self.max_steps}"
+            )
+        if self.gan:
+            raise ValueError("restart_at: not with a section 'gan', whose discriminator has no restarts")
         return self
 
 

@@ -12,9 +12,10 @@ Each step down is convolution, SiLU, Mambas; each step up is transposed convolut
 SiLU, Mambas. The Mambas are pre-norm layers forwards in time and others backwards (SepMamba, arXiv 2410.20997); `merge`
 says how the two become one. The waveform comes out directly, without spectrum or mask.
 
-Whom to extract: the enrolment has an encoder of its own whose Mambas run at the lowest rate only. With `cross_attention`
-each frame of the mixture asks the enrolment's frames at the lowest rate (USEF, arXiv 2409.02615); without it the frames'
-mean scales and shifts the features after each step down (FiLM), and cost and memory do not grow with the enrolment.
+Whom to extract: the enrolment has an encoder of its own whose Mambas run at the lowest rate only. With
+`cross_attention` each frame of the mixture asks the enrolment's frames at the lowest rate (USEF, arXiv 2409.02615);
+without it the frames' mean scales and shifts the features after each step down (FiLM), and what a condition takes does
+not grow with the enrolment.
 
 What else is not as in v7, and why:
 - no batch norm: statistics of two items are noise, and mixtures and enrolments shared them. Signals are brought to an
@@ -35,7 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.conditioning import UsefAttention, frames_of_each
+from tse_lib.nn.conditioning import UsefAttention
+from tse_lib.nn.enrolment import frames_of_each
 from tse_lib.nn.filterbank import full_precision
 from tse_lib.nn.mamba import MambaStack
 
@@ -198,16 +200,16 @@ class USEFTSEMambaV8(nn.Module):
 
         Returns:
             With cross-attention {"frames": (B, L_e, 4*D)}, of all E enrolments one after the other, and where their
-            lengths differ "valid" (B, L_e), false for padding. Without it {"speaker": (B, D_e)}, the frames' mean.
+            lengths differ "valid" (B, L_e), false for padding. Without it {"embedding": (B, D_e)}, the frames' mean.
         """
         frames, valid = frames_of_each(self.enrolment, enroll, lengths)
         if not self.films:
             condition = {"frames": self.to_frames(frames)}
             return condition if valid is None else condition | {"valid": valid}
         if valid is None:
-            return {"speaker": frames.mean(1)}
+            return {"embedding": frames.mean(1)}
         weight = valid.to(frames.dtype)[..., None]
-        return {"speaker": (frames * weight).sum(1) / weight.sum(1)}
+        return {"embedding": (frames * weight).sum(1) / weight.sum(1)}
 
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """mixture (B, C, T), condition of `encode` -> estimate (B, 1, C, T). Channels are extracted one by one."""
@@ -220,7 +222,7 @@ class USEFTSEMambaV8(nn.Module):
         for level, (down, mambas) in enumerate(zip(self.down, self.down_mambas, strict=True)):
             x = self._run(mambas, down(x))
             if self.films:
-                x = self.films[level](x, condition["speaker"])
+                x = self.films[level](x, condition["embedding"])
             skips.append(x)
         x = skips.pop()
         if not self.films:

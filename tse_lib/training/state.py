@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
-from tse_lib.config import Config, Deployed, Simulation, build
+from tse_lib.config import Config, Deployed, Simulation, Train, build
 from tse_lib.losses import OF_SPEAKERS
 from tse_lib.losses.weights import UncertaintyWeights
 from tse_lib.models import OneCall, build_model, num_sources_of
@@ -183,8 +183,9 @@ def new_part(module: nn.Module, options: Any, max_steps: int, begin: int = 0) ->
     ]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, foreach=True)
     floor = options.min_lr / options.lr
+    restart_at = options.restart_at if isinstance(options, Train) else ()  # a discriminator's rate has no restarts
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_scale(step - begin, options.warmup_steps, max_steps - begin, floor)
+        optimizer, lambda step: lr_scale(step - begin, options.warmup_steps, max_steps - begin, floor, restart_at)
     )
     return Part(module, optimizer, scheduler)
 
