@@ -113,6 +113,20 @@ class Extractor:
         names = tuple(Path(name).name for name in files)
         return Profile(condition, self.fingerprint, self.conf.model.name, self.sample_rate, seconds, names)
 
+    def enroll_embedding(self, embedding: np.ndarray | Tensor) -> Profile:
+        """A talker by an embedding (D,) from elsewhere, for models that were trained with `speaker: {kind: given}`.
+
+        Raises:
+            ValueError: the model hears enrolments, or wants embeddings of another size.
+        """
+        vector = torch.as_tensor(embedding).float()
+        wanted = getattr(self.model, "given_dim", 0)
+        if not wanted:
+            raise ValueError("the model hears enrolments and takes no embedding; speaker: {kind: given} would")
+        if vector.shape != (wanted,) or not vector.isfinite().all():
+            raise ValueError(f"embedding: {wanted} finite numbers expected, got the shape {tuple(vector.shape)}")
+        return Profile({"embedding": vector[None]}, self.fingerprint, self.conf.model.name, self.sample_rate, 0.0)
+
     def refuse_foreign(self, profile: Profile, name: str = "profile") -> None:
         """ValueError if another model made the profile, or if no model can have made it."""
         if profile.model != self.fingerprint:
@@ -120,6 +134,9 @@ class Extractor:
             own = f"{self.conf.model.name} at {self.sample_rate} Hz, {self.fingerprint[:12]}"
             again = " ".join(profile.files) or "its recordings"
             raise ValueError(f"{name}: of another model ({theirs}; here {own}); tse enroll {again} again with this one")
+        if getattr(self.model, "given_dim", 0):
+            self.enroll_embedding(profile.condition.get("embedding", torch.zeros(1, 0))[0])
+            return
         ramps = [torch.linspace(-0.1, 0.1, self.sample_rate // part) for part in (4, 3, 2)]
         short, long = (self._encode(ramps[begin : begin + 2]) for begin in (0, 1))  # of two lengths: with a mask
         refuse_unfit(profile.condition, short, long, name)

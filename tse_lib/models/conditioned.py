@@ -115,6 +115,7 @@ class Conditioned(nn.Module):
             embedding_dim = options.get("embedding_dim", 0)
             if embedding_dim < 1:
                 raise ValueError("speaker given: embedding_dim, how many numbers an embedding has, is missing")
+        self.given_dim = embedding_dim if self.speaker_kind == "given" else 0  # 0: enrolments are heard
 
         self.prefix: Prefix | None = None
         self.paths = nn.ModuleDict()

@@ -98,6 +98,10 @@ def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) 
     train = conf.train
     seed_init(conf, "init")
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate, conf.simulation.task)
+    if getattr(model, "given_dim", 0):
+        raise ValueError(
+            "model.params.speaker: kind given: training sets have no embeddings; resnet or ecapa can be trained"
+        )
     talkers, outputs = conf.simulation.num_talkers[1], num_sources_of(conf.model.name, conf.model.params)
     if conf.simulation.task == "separate" and outputs != talkers:
         given = f"num_talkers {talkers}" if isinstance(conf.simulation, Simulation) else f"goal {conf.simulation.goal}"
