@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tse_lib.models import OneCall, build_model
+from tse_lib.models.hifi_tse import HiFiTSE
 from tse_lib.models.mossformer2 import GatedAttention
 from tse_lib.models.usef_tse_mamba import CrossAttention
 from tse_lib.nn.conditioning import FrameAttention, SpectralMap
@@ -394,7 +395,8 @@ def describe(preset: str) -> dict[str, Any]:
 def cost_of(name: str, params: dict[str, Any], sample_rate: int) -> dict[str, Any]:
     """`params`, and `gmac_per_s` of a second of mixture (with an enrolment as long) of a network with these options."""
     model = build_model(name, params, sample_rate, task=None).eval()
-    device = "cpu" if hasattr(model, "n_fft") else "meta"  # shapes suffice for all but torch.istft
+    needs_values = any(isinstance(module, HiFiTSE) for module in model.modules())
+    device = "cpu" if needs_values else "meta"  # shapes suffice for all but torch.istft
     model, wave = model.to(device), torch.zeros(1, 1, sample_rate, device=device)
     if device == "meta":
         for module in model.modules():
