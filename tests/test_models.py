@@ -8,15 +8,31 @@ import torch
 from tests import tiny
 from tse_lib.models import build_model
 from tse_lib.models.hifi_tse import mel_bands
-from tse_lib.nn.conditioning import drop_condition
+from tse_lib.models.presets import HIFI_TSE_V2
+from tse_lib.nn.conditioning import VectorFilm, drop_condition
+from tse_lib.nn.grid_block import GridBlock
 
 
 def noise(*shape, seed=0):
     return 0.1 * torch.randn(*shape, generator=torch.manual_seed(seed))
 
 
-@pytest.fixture(params=["v1", "v2", "all"])
+V3 = {"film": False, "adaln": True, "enroll_scales": [1, 2, 4], "time_rnn": "mamba"}
+
+
+def make_v3(**options):
+    """With what is planned after v2; the talker's part in the norms is drawn large enough to matter."""
+    model = tiny.make_model(**{**V3, **options})
+    for module in model.modules():
+        if isinstance(module, VectorFilm):
+            torch.nn.init.normal_(module.linear.weight, std=0.1)
+    return model
+
+
+@pytest.fixture(params=["v1", "v2", "v3", "all"])
 def model(request):
+    if request.param == "v3":
+        return make_v3().eval()
     options = {
         "v1": {"film": False, "normalize": False},
         "v2": {"film": True, "normalize": False, "num_blocks": 2, "reinject_at": [0, 1]},
@@ -109,9 +125,9 @@ def test_a_condition_is_plain_tensors_of_the_batch(model):
 # ---------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("levels", [False, True])
-def test_a_gradient_reaches_every_parameter(levels):
-    model = tiny.make_model(levels=levels, num_blocks=2, reinject_at=[1]).train()
+@pytest.mark.parametrize("options", [{}, {"levels": True}, V3], ids=["plain", "levels", "v3"])
+def test_a_gradient_reaches_every_parameter(options):
+    model = tiny.make_model(**options, num_blocks=2, reinject_at=[1]).train()
     estimate = model(noise(2, 1, 400), model.encode(noise(2, 2, 300, seed=1), torch.tensor([[300, 200], [300, 0]])))
     (estimate * noise(2, 1, 1, 400, seed=2)).sum().backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
@@ -119,17 +135,18 @@ def test_a_gradient_reaches_every_parameter(levels):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_silence_has_a_finite_gradient(normalize):
-    model = tiny.make_model(normalize=normalize, levels=True).train()
+@pytest.mark.parametrize("options", [{"normalize": False}, {"normalize": True}, V3], ids=["plain", "normalize", "v3"])
+def test_silence_has_a_finite_gradient(options):
+    model = tiny.make_model(**options, levels=True).train()
     model(torch.zeros(1, 1, 400), model.encode(torch.zeros(1, 1, 300))).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_gradient_checkpointing_changes_nothing():
+@pytest.mark.parametrize("make", [tiny.make_model, make_v3])
+def test_gradient_checkpointing_changes_nothing(make):
     gradients = []
     for recompute in (False, True):
-        model = tiny.make_model(gradient_checkpointing=recompute, num_blocks=2, reinject_at=[0, 1]).train()
+        model = make(gradient_checkpointing=recompute, num_blocks=2, reinject_at=[0, 1]).train()
         model(noise(2, 1, 400), model.encode(noise(2, 1, 300, seed=1))).square().sum().backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
@@ -165,6 +182,61 @@ def test_state_dict_round_trip(model):
     mixture, enroll = noise(1, 1, 400), noise(1, 1, 300, seed=1)
     assert torch.equal(run(model, mixture, enroll), run(other, mixture, enroll))
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}  # no buffer is stored
+
+
+# ---------------------------------------------------------------------------------------- what is planned after v2
+
+
+@torch.no_grad()
+def test_scales_add_means_of_each_enrolments_frames():
+    enroll, lengths = noise(1, 2, 320, seed=1), torch.tensor([[320, 190]])  # 11 and 6 frames
+    whole = tiny.make_model().eval().encode(enroll, lengths)["frames"]
+    condition = tiny.make_model(enroll_scales=[1, 4]).eval().encode(enroll, lengths)
+    frames, valid = condition["frames"], condition["valid"]
+    assert frames.shape == (1, 28, 4, 8) and valid[0].tolist() == [True] * 14 + [True] * 8 + [False] * 6
+    torch.testing.assert_close(frames[:, :11], whole[:, :11])
+    torch.testing.assert_close(frames[:, 14:20], whole[:, 11:17])
+    for first, last, mean in [(0, 4, 11), (4, 8, 12), (8, 11, 13), (11, 15, 20), (15, 17, 21)]:
+        torch.testing.assert_close(whole[:, first:last].mean(1), frames[:, mean])
+
+
+@torch.no_grad()
+def test_adaptive_norms_begin_as_plain_ones_and_then_follow_the_talker_band_by_band():
+    torch.manual_seed(0)
+    adaptive, plain = GridBlock(8, 8, 2, adaln=True), GridBlock(8, 8, 2)
+    plain.load_state_dict(adaptive.state_dict(), strict=False)
+    x, talker = noise(2, 5, 4, 8), noise(2, 4, 8, seed=1)
+    torch.testing.assert_close(adaptive(x, talker), plain(x))
+    adaptive.attn_norm.linear.weight.normal_()
+    before, other = adaptive(x, talker), talker.clone()
+    other[0, 1] += 1
+    changed = (adaptive(x, other) - before).abs().amax((1, 3))  # (B, N)
+    assert changed[0, 1] > 0.1 and changed.count_nonzero() == 1
+
+
+@pytest.mark.parametrize("time_rnn", ["lstm", "mamba"])
+def test_a_block_looks_along_time_in_both_directions(time_rnn):
+    torch.manual_seed(0)
+    block, x = GridBlock(8, 8, 2, attention=False, time_rnn=time_rnn), noise(1, 6, 4, 8).requires_grad_()
+    for frame in (0, 5):
+        (gradient,) = torch.autograd.grad(block(x)[0, frame].square().sum(), x)
+        assert gradient[0].abs().amax((1, 2)).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [  # at 48 kHz, besides HIFI_TSE_V2
+        ({"film": False, "adaln": True}, 12_341_996),
+        ({"enroll_scales": [1, 2, 4]}, 11_785_196),
+        ({"time_rnn": "mamba"}, 8_246_252),
+        ({"lstm_hidden": 384}, 21_640_172),
+        ({"num_blocks": 8, "reinject_at": list(range(8))}, 15_476_204),
+        ({"lstm_hidden": 384, "num_blocks": 8, "reinject_at": list(range(8))}, 28_616_172),
+    ],
+)
+def test_sizes_that_are_told_are_true(options, parameters):
+    model = build_model("hifi_tse", {**HIFI_TSE_V2, **options}, 48000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 # ---------------------------------------------------------------------------------------- levels
@@ -218,6 +290,10 @@ def test_mel_bands_that_do_not_fit(num_bands):
         ({"hop_length": 65}, "0 < hop_length 65 "),
         ({"hop_length": 0}, "0 < hop_length 0 "),
         ({"win_length": 65}, "win_length 65 <= n_fft 64"),
+        ({"enroll_scales": [1, 1]}, r"enroll_scales: different numbers of frames, at least 1, expected, got \[1, 1\]"),
+        ({"enroll_scales": []}, r"enroll_scales: .* got \[\]"),
+        ({"enroll_scales": [0, 2]}, r"enroll_scales: .* got \[0, 2\]"),
+        ({"time_rnn": "gru"}, "time_rnn: 'gru' is none of lstm, mamba"),
         ({"hiden": 3}, "model hifi_tse: unknown option 'hiden'"),
         ({"lstm_hiden": 3}, "did you mean 'lstm_hidden'"),
         ({"sample_rate": 3}, "sample_rate stands once, at the top of the conf"),

@@ -36,7 +36,7 @@ from tse_lib.models.sepmamba import SepMamba
 from tse_lib.models.spmamba import SPMamba
 from tse_lib.models.tf_gridnet import TFGridNet
 from tse_lib.nn.conditioning import OF_VECTORS, FrameAttention, Prefix, SpectralMap, drop_condition
-from tse_lib.nn.enrolment import at_scales, each_at_its_length, frames_of_each, mean_of_present, sizes_of
+from tse_lib.nn.enrolment import at_scales, check_scales, each_at_its_length, frames_of_each, mean_of_present, sizes_of
 from tse_lib.nn.speaker import SPEAKER_ENCODERS
 
 BACKBONES: dict[str, Any] = {
@@ -91,8 +91,7 @@ class Conditioned(nn.Module):
     ):
         super().__init__()
         self.has_idle_parameters = getattr(BACKBONES.get(backbone), "has_idle_parameters", False)
-        if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
-            raise ValueError(f"scales: different numbers of frames, at least 1, expected, got {list(scales)}")
+        check_scales("scales", scales)
         choices = [conditioning] if isinstance(conditioning, dict) else conditioning
         kinds = [chosen("conditioning", choice, KINDS) for choice in choices]
         if not kinds or len(set(kinds)) < len(kinds):
@@ -277,8 +276,8 @@ def new_backbone(name: str, params: dict[str, Any], sample_rate: int) -> Any:
         ValueError: unknown name or option; the nearest is named.
     """
     chosen("backbone", {"kind": name}, BACKBONES)
-    own = {"film": False, "reinject_at": [], "condition_dropout": 0.0, "sample_rate": sample_rate}
-    fixed = own if name == "hifi_tse" else {"num_sources": 1}
+    own = {"film": False, "adaln": False, "reinject_at": [], "enroll_scales": [1], "condition_dropout": 0.0}
+    fixed = {**own, "sample_rate": sample_rate} if name == "hifi_tse" else {"num_sources": 1}
     for key in params:
         if key in fixed:
             raise ValueError(f"backbone_params: {key} is always {fixed[key]} here")

@@ -17,20 +17,28 @@ What differs from the original, all of it off in v1 and v2:
   a recording cannot matter (the original sees it; its training levels were never varied);
 - `levels: true` adds each band's log power to its features: the norm of a band, frame by frame, makes a pause look
   like speech, and a small network learns much faster when it need not guess;
-- `bands` may be a number: then they are cut on the mel scale for any sample rate.
+- `bands` may be a number: then they are cut on the mel scale for any sample rate;
+- the next steps that its authors planned: `adaln: true` lets the enrolment's mean set gains and shifts of every norm in
+  the blocks (with `film: false`: in place of the one FiLM); `enroll_scales: [1, 2, 4]` offers the attentions the
+  enrolment's frames and the means of every two and four; `time_rnn: mamba` has a selective scan in each direction where
+  the LSTM along time was. Larger sizes than v2 at 48 kHz: lstm_hidden 384 has 21,640,172 parameters, 8 blocks have
+  15,476,204, both 28,616,172 (their plans say 18, 16 and 24 M).
 Several enrolments are concatenated along time, so the attention chooses among all of them; padding is masked.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.conditioning import Film, Inject, UsefAttention, as_it_is, drop_condition
-from tse_lib.nn.enrolment import frames_of_each
+from tse_lib.nn.conditioning import Film, Inject, UsefAttention, as_it_is, drop_condition, mean_over_time
+from tse_lib.nn.enrolment import at_scales, check_scales, frames_of_each
 from tse_lib.nn.grid_block import GridBlock
+
+TIME_RNNS = ("lstm", "mamba")
 
 
 def mel_bands(num_bands: int, n_fft: int, sample_rate: int) -> list[tuple[int, int]]:
@@ -101,18 +109,21 @@ class BandMerge(nn.Module):
 
 
 class GridNet(nn.Module):
-    """The stack of blocks, and what injects the enrolment again before those in `reinject_at`."""
+    """The stack of blocks, and what injects the enrolment again before those in `reinject_at`.
 
-    def __init__(self, dim: int, hidden: int, num_heads: int, num_blocks: int, reinject_at: list[int], attention: bool):
+    `options` are those of a `GridBlock` behind its sizes.
+    """
+
+    def __init__(self, dim: int, hidden: int, num_heads: int, num_blocks: int, reinject_at: list[int], **options: Any):
         super().__init__()
-        self.blocks = nn.ModuleList(GridBlock(dim, hidden, num_heads, attention) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(GridBlock(dim, hidden, num_heads, **options) for _ in range(num_blocks))
         self.reinject_layers = nn.ModuleDict({str(i): UsefAttention(dim, num_heads) for i in sorted(reinject_at)})
 
-    def forward(self, x: Tensor, inject: Inject, recompute: bool) -> Tensor:
-        """(B, L, N, D) -> (B, L, N, D); `inject` gets (B, D, L, N)."""
+    def forward(self, x: Tensor, inject: Inject, talker: Tensor | None, recompute: bool) -> Tensor:
+        """(B, L, N, D) -> (B, L, N, D); `inject` gets (B, D, L, N), `talker` (B, N, D) the norms of `adaln`."""
         for number, block in enumerate(self.blocks):
             x = inject(x.permute(0, 3, 1, 2), number).permute(0, 2, 3, 1)
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = checkpoint(block, x, talker, use_reentrant=False) if recompute else block(x, talker)
         return x
 
 
@@ -129,6 +140,10 @@ class HiFiTSE(nn.Module):
         attention: self-attention over time in each block.
         normalize: make the network blind to levels.
         levels: give each band's level to its features (the band's norm hides it).
+        adaln: the norms of the blocks take their gains and shifts from the enrolment's mean (Peebles and Xie 2023,
+            arXiv 2212.09748).
+        enroll_scales: the attentions see the enrolment at these resolutions, as means of so many frames.
+        time_rnn: of the blocks along time, lstm or mamba (Gu and Dao 2023, arXiv 2312.00752).
         condition_dropout: probability (training) that an item's whole condition is zeroed.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
     """
@@ -151,6 +166,9 @@ class HiFiTSE(nn.Module):
         attention: bool = True,
         normalize: bool = False,
         levels: bool = False,
+        adaln: bool = False,
+        enroll_scales: list[int] | tuple[int, ...] = (1,),
+        time_rnn: str = "lstm",
         condition_dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ):
@@ -168,15 +186,20 @@ class HiFiTSE(nn.Module):
             raise ValueError(f"feature_dim {feature_dim} must be a multiple of num_heads {num_heads}")
         if not 0 < hop_length <= (win_length or n_fft) <= n_fft:
             raise ValueError(f"0 < hop_length {hop_length} <= win_length {win_length} <= n_fft {n_fft} must hold")
+        check_scales("enroll_scales", enroll_scales)
+        if time_rnn not in TIME_RNNS:
+            raise ValueError(f"time_rnn: '{time_rnn}' is none of {', '.join(TIME_RNNS)}")
         self.sample_rate = sample_rate
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length or n_fft, hop_length
         self.normalize, self.condition_dropout = normalize, condition_dropout
+        self.adaln, self.enroll_scales = adaln, tuple(enroll_scales)
         self.gradient_checkpointing, self.feature_dims = gradient_checkpointing, [feature_dim] * num_blocks
         self.register_buffer("window", torch.hann_window(self.win_length), persistent=False)
         self.encoder = BandSplit(table, feature_dim, levels)
         self.usef = UsefAttention(feature_dim, num_heads)
         self.film = Film(feature_dim) if film else None
-        self.gridnet = GridNet(feature_dim, lstm_hidden, num_heads, num_blocks, reinject_at, attention)
+        options = {"attention": attention, "time_rnn": time_rnn, "adaln": adaln}
+        self.gridnet = GridNet(feature_dim, lstm_hidden, num_heads, num_blocks, reinject_at, **options)
         self.decoder = BandMerge(table, feature_dim, num_bins)
 
     # ------------------------------------------------------------------------------------------------- the contract
@@ -189,11 +212,15 @@ class HiFiTSE(nn.Module):
             lengths: (B, E) samples of each, on the CPU; 0 for an enrolment that is not there. None: all whole.
 
         Returns:
-            {"frames": (B, L_e, N, D)}: features of all E enrolments one after the other; with "valid" (B, L_e), false
-            for padding, where items differ in L_e.
+            {"frames": (B, L_e, N, D)}: features of all E enrolments one after the other, each at all its scales; with
+            "valid" (B, L_e), false for padding, where items differ in L_e.
         """
-        spectra, valid = frames_of_each(self._stft, enroll, lengths)  # (B, L_e, F, 2)
-        condition = {"frames": self.encoder(spectra)}
+
+        def features(waves: Tensor) -> Tensor:
+            return at_scales(self.encoder(self._stft(waves)), self.enroll_scales)
+
+        frames, valid = frames_of_each(features, enroll, lengths)
+        condition = {"frames": frames}
         return condition if valid is None else {**condition, "valid": valid}
 
     def forward(self, mixture: Tensor, condition: dict[str, Tensor]) -> Tensor:
@@ -215,18 +242,19 @@ class HiFiTSE(nn.Module):
                 x = self.gridnet.reinject_layers[str(place)](x, frames, valid)
             return x.permute(0, 3, 1, 2)
 
+        talker = mean_over_time(frames, valid) if self.adaln else None
         x, spectrum = self.front(mixture)
-        return self.back(self.body(x, inject), spectrum, mixture)
+        return self.back(self.body(x, inject, talker), spectrum, mixture)
 
     def front(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T) -> features (B*C, D, L, N) and the spectrum (B*C, L, F, 2)."""
         spectrum = self._stft(mixture.flatten(0, 1))
         return self.encoder(spectrum).permute(0, 3, 1, 2), spectrum
 
-    def body(self, x: Tensor, inject: Inject = as_it_is) -> Tensor:
-        """(B, D, L, N) -> (B, D, L, N)."""
+    def body(self, x: Tensor, inject: Inject = as_it_is, talker: Tensor | None = None) -> Tensor:
+        """(B, D, L, N) -> (B, D, L, N); `talker` (B, N, D) is for the norms of `adaln`."""
         recompute = self.training and self.gradient_checkpointing
-        return self.gridnet(x.permute(0, 2, 3, 1), inject, recompute).permute(0, 3, 1, 2)
+        return self.gridnet(x.permute(0, 2, 3, 1), inject, talker, recompute).permute(0, 3, 1, 2)
 
     def back(self, x: Tensor, spectrum: Tensor, mixture: Tensor) -> Tensor:
         batch, channels, size = mixture.shape

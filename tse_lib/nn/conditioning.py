@@ -37,6 +37,14 @@ class UsefAttention(nn.Module):
         return self.norm(query + attended).view(batch, bands, length, dim).transpose(1, 2)
 
 
+def mean_over_time(frames: Tensor, valid: Tensor | None) -> Tensor:
+    """frames (B, L_e, N, D), valid (B, L_e) where they are padded -> (B, N, D)."""
+    if valid is None:
+        return frames.mean(1)
+    weight = valid.to(frames.dtype)[:, :, None, None]
+    return (frames * weight).sum(1) / weight.sum(1)
+
+
 class Film(nn.Module):
     """Feature-wise scale and shift from the enrolment's mean over time (Perez et al. 2018); identity at the start."""
 
@@ -51,11 +59,7 @@ class Film(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor, valid: Tensor | None) -> Tensor:
         """x (B, L, N, D), frames (B, L_e, N, D), valid (B, L_e) where frames are padded -> (B, L, N, D)."""
-        if valid is None:
-            speaker = frames.mean(1, keepdim=True)  # (B, 1, N, D)
-        else:
-            weight = valid.to(frames.dtype)[:, :, None, None]
-            speaker = (frames * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        speaker = mean_over_time(frames, valid)[:, None]  # (B, 1, N, D)
         return self.gamma_proj(speaker) * x + self.beta_proj(speaker)
 
 

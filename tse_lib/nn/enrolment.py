@@ -62,6 +62,12 @@ def means_of_frames(frames: Tensor, scale: int) -> Tensor:
     return F.avg_pool1d(frames, scale, ceil_mode=True, count_include_pad=False) if scale > 1 else frames
 
 
+def check_scales(name: str, scales: Sequence[int]) -> None:
+    """Refuse an option `name` that does not hold different numbers of frames (ValueError)."""
+    if not scales or min(scales) < 1 or len(set(scales)) < len(scales):
+        raise ValueError(f"{name}: different numbers of frames, at least 1, expected, got {list(scales)}")
+
+
 def at_scales(frames: Tensor, scales: Sequence[int]) -> Tensor:
     """(B, L, …) -> (B, L', …): the frames' means at all scales, one after the other."""
     flat = frames.reshape(*frames.shape[:2], -1).mT  # (B, rest, L)
