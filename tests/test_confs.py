@@ -35,7 +35,13 @@ def test_there_are_confs():
     assert EXPERIMENTS and SETS
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+STEPS = [
+    pytest.param(path, id=name_of(path), marks=pytest.mark.slow if path.name.startswith("v3_") else ())
+    for path in EXPERIMENTS  # those of v3 are v2 with one change each, at 48 kHz: tests/test_models.py has them small
+]
+
+
+@pytest.mark.parametrize("path", STEPS)
 def test_an_experiment_takes_a_step(path):
     fresh = ["train.init_from=null"]  # the experiment that it goes on from has not been trained here
     if load_config(path).train.distill:

@@ -147,6 +147,17 @@ def test_asked_to_stop_it_finishes_the_step_and_saves(corpus, corpus_dir, tmp_pa
     assert [line["step"] for line in lines_of(exp / "log" / "train.jsonl")] == list(range(1, 9))
 
 
+def test_with_all_that_is_planned_after_v2_a_stop_changes_nothing_either(corpus, corpus_dir, tmp_path, monkeypatch):
+    planned = {"film": False, "adaln": True, "enroll_scales": [1, 2], "time_rnn": "mamba", "condition_dropout": 0.5}
+    conf = conf_with({"max_steps": 4}, model={"params": {**conf_with().model.params, **planned}})
+    calm = run(conf, corpus, corpus_dir, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(conf, corpus, corpus_dir, tmp_path / "rough").step == 2
+    again = run(conf, corpus, corpus_dir, tmp_path / "rough")
+    assert_equal(dict(again.model.state_dict()), dict(calm.model.state_dict()))
+
+
 def test_what_was_said_can_be_read_later(corpus, corpus_dir, tmp_path, monkeypatch, capsys):
     """After a crash the lines of steps that are taken again are there once, as are those of a kill in mid-line."""
 

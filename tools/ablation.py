@@ -1,19 +1,22 @@
-"""Do the curriculum and the averaged weights help? On the mini recipe, with several seeds.
+"""Does it help? Variants of the mini recipe's conf/tse.yaml that differ in one thing each, with several seeds.
 
-    tools/ablation.py [--seeds 0 1 2] [--steps 2500] [--jobs 2]
+    tools/ablation.py curriculum [--seeds 0 1 2] [--steps 2500] [--jobs 2]     docs/results/ablation_mini.md
+    tools/ablation.py hifi_tse --seeds 0 --steps 800                           docs/results/hifi_tse_mini.md
 
-Run it after stages 1 and 2 of egs/mini/tse1. Trains conf/tse.yaml with and without an easy first fifth (two talkers, a
-high SNR that falls, the target always there), one process each, and scores the averaged and the raw weights of the last
-step on the test mixtures (SI-SDRi of present targets). Prints a table: means over the seeds, and 95 % intervals of the
-differences, paired by seed and mixture (bootstrap over both). A training that is finished is not repeated.
+Run it after stages 1 and 2 of egs/mini/tse1. Trains each variant, one process each, and scores the averaged and the raw
+weights of the last step on the test mixtures (SI-SDRi of present targets). Prints a table: means over the seeds, and
+95 % intervals of the differences to the first variant, paired by seed and mixture (bootstrap over both; with one seed,
+how much another one would have changed is not in them). A training that is finished is not repeated.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -26,63 +29,67 @@ from tse_lib.models import build_model
 from tse_lib.rng import rng
 
 RECIPE = Path(__file__).parents[1] / "egs" / "mini" / "tse1"
-EASY = (
-    'curriculum=[{{"until_step": {steps}, "simulation": '
+EASY = (  # two talkers, a high SNR that falls, the target always there
+    'curriculum=[{{"until_step": {fifth}, "simulation": '
     '{{"num_talkers": 2, "snr_db": {{"ramp": [[20, 30], [5, 20]]}}, "target_absent": 0.0}}}}]'
 )
+ABLATIONS = {  # name -> variant -> settings beside conf/tse.yaml; the others are held against the first variant
+    "curriculum": {"plain": [], "curriculum": [EASY]},
+    "hifi_tse": {
+        "FiLM, LSTMs": [],
+        "adaptive norms": ["model.params.film=false", "model.params.adaln=true"],
+        "scales 1, 2, 4": ["model.params.enroll_scales=[1, 2, 4]"],
+        "Mamba along time": ["model.params.time_rnn=mamba"],
+        "larger LSTMs": ["model.params.lstm_hidden=48"],
+        "longer segments": ["simulation.segment_s=2.0", "train.batch_size=2"],
+    },
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ablation", choices=ABLATIONS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--steps", type=int, default=2500, help="(default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: %(default)s)")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="(default: egs/mini/tse1)")
     args = parser.parse_args()
 
+    variants = ABLATIONS[args.ablation]
     runs = {
-        (kind, seed): args.recipe / "exp" / f"abl_{kind}{seed}"
-        for kind in ("plain", "curriculum")
+        (name, seed): args.recipe / "exp" / f"abl_{args.ablation}{number}_{seed}"
+        for number, name in enumerate(variants)
         for seed in args.seeds
     }
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda key: train(args.recipe, *key, args.steps), runs))
+        list(pool.map(lambda run: train(args.recipe, runs[run], variants[run[0]], run[1], args.steps), runs))
     torch.set_num_threads(1)
-    found = {}
-    for (kind, seed), exp in runs.items():
-        for weights in ("averaged", "raw"):
-            found[kind, weights, seed] = improvements(args.recipe / "data" / "test", exp, weights)
-    print(table(found, args.seeds))
+    found = {
+        (name, weights): np.array([improvements(args.recipe, runs[name, seed], weights) for seed in args.seeds])
+        for name in variants
+        for weights in ("raw", "averaged")
+    }
+    print(table(found, {name: cost(runs[name, args.seeds[0]]) for name in variants}))
 
 
-def train(recipe: Path, kind: str, seed: int, steps: int) -> None:
-    settings = [f"seed={seed}", f"train.max_steps={steps}", "train.valid_every=500"]
-    settings += [EASY.format(steps=steps // 5)] if kind == "curriculum" else []
-    words = [
-        "train",
-        "--conf",
-        "conf/tse.yaml",
-        "--noise",
-        "noise_train",
-        "--dev",
-        "dev",
-        "--exp",
-        f"exp/abl_{kind}{seed}",
-    ]
-    for setting in settings:
+def train(recipe: Path, exp: Path, settings: list[str], seed: int, steps: int) -> None:
+    every = [f"seed={seed}", f"train.max_steps={steps}", "train.valid_every=500"]
+    words = ["--conf", "conf/tse.yaml", "--noise", "noise_train", "--dev", "dev", "--exp", str(exp.relative_to(recipe))]
+    for setting in [*every, *(setting.format(fifth=steps // 5) for setting in settings)]:
         words += ["--set", setting]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "tse_lib.bin.main", *words], check=True, cwd=recipe, env=environment)
+    command = [sys.executable, "-m", "tse_lib.bin.main", "train", *words]
+    subprocess.run(command, check=True, cwd=recipe, env=environment)
 
 
 @torch.no_grad()
-def improvements(test: Path, exp: Path, weights: str) -> np.ndarray:
+def improvements(recipe: Path, exp: Path, weights: str) -> np.ndarray:
     """SI-SDRi of every present target of the test mixtures, with the last step's weights."""
     saved = checkpoint.load(exp / "last.pt")
     conf = saved["config"]
     model = build_model(conf["model"]["name"], conf["model"]["params"], conf["sample_rate"]).eval()
     model.load_state_dict(saved["modules"]["model"] if weights == "raw" else checkpoint.averaged_weights(saved))
-    mixtures = RenderedMixtures(str(test), conf["sample_rate"])
+    mixtures = RenderedMixtures(str(recipe / "data" / "test"), conf["sample_rate"])
     values = []
     for item in tqdm(mixtures, desc=f"{exp.name} {weights}", leave=False, disable=None):
         if item["present"]:
@@ -93,21 +100,24 @@ def improvements(test: Path, exp: Path, weights: str) -> np.ndarray:
     return np.array(values)
 
 
-def table(found: dict[tuple[str, str, int], np.ndarray], seeds: list[int]) -> str:
-    lines = ["| curriculum | weights | SI-SDRi (dB), mean over seeds | each seed |", "|---|---|---|---|"]
-    of = {
-        (kind, weights): np.array([found[kind, weights, seed] for seed in seeds])  # (seeds, mixtures)
-        for kind in ("plain", "curriculum")
-        for weights in ("raw", "averaged")
-    }
-    for (kind, weights), values in of.items():
+def cost(exp: Path) -> tuple[int, float]:
+    """Parameters, and CPU seconds of a step (median over the reports)."""
+    weights = checkpoint.averaged_weights(checkpoint.load(exp / "last.pt"))
+    log = (json.loads(line) for line in (exp / "log" / "train.jsonl").read_text().splitlines())
+    return sum(tensor.numel() for tensor in weights.values()), median(line["cpu_s"] for line in log)
+
+
+def table(found: dict[tuple[str, str], np.ndarray], costs: dict[str, tuple[int, float]]) -> str:
+    """`found`: (seeds, mixtures) by variant and weights."""
+    lines = ["| variant | parameters | CPU seconds a step | weights | SI-SDRi (dB), mean over seeds | each seed |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for (name, weights), values in found.items():
         each = ", ".join(f"{value:.2f}" for value in values.mean(1))
-        lines.append(f"| {'yes' if kind == 'curriculum' else 'no'} | {weights} | {values.mean():.2f} | {each} |")
-    effects = {
-        "averaging the weights (without a curriculum)": of["plain", "averaged"] - of["plain", "raw"],
-        "averaging the weights (with a curriculum)": of["curriculum", "averaged"] - of["curriculum", "raw"],
-        "the curriculum (averaged weights)": of["curriculum", "averaged"] - of["plain", "averaged"],
-    }
+        facts = f"{costs[name][0]:,} | {costs[name][1]:.3f}"
+        lines.append(f"| {name} | {facts} | {weights} | {values.mean():.2f} | {each} |")
+    first = next(iter(costs))
+    effects = {f"averaging the weights ({name})": found[name, "averaged"] - found[name, "raw"] for name in costs}
+    effects |= {f"{name} (averaged)": found[name, "averaged"] - found[first, "averaged"] for name in [*costs][1:]}
     lines += ["", "| effect of | dB | 95 % interval |", "|---|---|---|"]
     for name, difference in effects.items():
         low, high = interval(difference)
