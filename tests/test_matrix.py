@@ -260,3 +260,14 @@ def test_options_that_cannot_be(options, told):
     params = {"backbone": "conv_tasnet", "backbone_params": SMALL["conv_tasnet"], "conditioning": USEF, **options}
     with pytest.raises(ValueError, match=told):
         build_model("conditioned", params, tiny.RATE)
+
+
+@pytest.mark.parametrize("option", [{"film": True}, {"adaln": True}, {"enroll_scales": [1, 2]}, {"sample_rate": 8000}])
+def test_hifi_tse_has_one_way_of_being_told(option):
+    with pytest.raises(ValueError, match=f"backbone_params: {next(iter(option))} is always "):
+        make("hifi_tse", "film", backbone_params={**SMALL["hifi_tse"], **option})
+
+
+def test_hifi_tse_with_mamba_along_time_is_a_backbone_too():
+    model = make("hifi_tse", "film", backbone_params={**SMALL["hifi_tse"], "time_rnn": "mamba"})
+    assert run(model, noise(1, 1, 300), noise(1, 1, 200, seed=1)).shape == (1, 1, 1, 300)
