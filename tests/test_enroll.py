@@ -1,7 +1,12 @@
 """Enrolments at inference: profiles in files, averages of several, the presence of the talker and the gate."""
 
+import importlib.util
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -10,16 +15,24 @@ import yaml
 
 import tse_lib
 from tests import test_spex_plus, test_td_speakerbeam, tiny
+from tests.recipe_folder import ROOT
+from tests.scored_set import make_set
 from tse_lib import audio
 from tse_lib.bin.calibrate import examples
 from tse_lib.bin.main import main
-from tse_lib.config import Calibration, Choice, Deployed
+from tse_lib.bin.render import write_rendered
+from tse_lib.config import Calibration, Choice, Deployed, Sets, build
 from tse_lib.data.dataset import RenderedMixtures
+from tse_lib.evaluation.results import presence_rows
+from tse_lib.evaluation.score import score
+from tse_lib.evaluation.summary import summarise
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.gate import gate, open_seconds
 from tse_lib.inference.profile import load_profile
+from tse_lib.manifest import read_data_dir, write_mixtures
 from tse_lib.metrics import detection
 from tse_lib.models import build_model
+from tse_lib.simulation.sample import sample_set
 
 RATE = tiny.RATE
 MIXTURE = tiny.voice("a-0", 4000) + tiny.voice("b-0", 4000)
@@ -322,3 +335,82 @@ def test_the_gate_fades_outside_of_the_seconds():
 def test_an_open_gate_stays_open():
     open_or_not = open_seconds(np.array([0.4, 0.5, 0.3, 0.26, 0.24, 0.4, 0.6]), 0.5)
     assert open_or_not.tolist() == [False, True, True, True, False, False, True]
+
+
+# -------------------------------------------------------------------------------------------------------- in a recipe
+
+
+def test_scores_of_presence_reach_the_results(tmp_path, extractor):
+    target, other = (np.repeat([level, 0], RATE) * np.tile([1, -1], RATE) for level in (0.1, 0.05))
+    mixture = target + other + 0.02 * np.random.default_rng(0).standard_normal(2 * RATE)
+    rejecting = calibration_of(extractor, bias=-1e6)
+    present = score(target, mixture, mixture, RATE, calibration=rejecting)
+    absent = score(None, mixture, mixture, RATE, calibration=calibration_of(extractor, bias=1e6))
+    assert present["presence_false_reject"] == 1.0 and present["presence_false_accept"] == 0.0
+    assert absent["presence_false_accept"] == 1.0 and "presence_false_reject" not in absent
+    assert not {"presence_false_accept", "presence_false_reject"} & set(score(target, mixture, mixture, RATE))
+    about = {"target_spk": "a", "num_talkers": 2, "num_enrolls": 1, "noise": True, "reverberant": False}
+    about["same_gender"] = None
+    lines = [{"mix_id": mix_id, "target_present": there, **about, **scores}
+             for mix_id, there, scores in (("x", True, present), ("y", False, absent))]  # fmt: skip
+    metrics = summarise(lines)["metrics"]
+    assert metrics["presence_false_accept_rate"]["mean"] == 0.5 and metrics["presence_false_accept_rate"]["n"] == 2
+    rows = {label: value for label, value, _ in presence_rows(metrics)}
+    assert rows["seconds with it, judged absent at the calibrated threshold"].startswith("100.0 %")
+
+
+def test_the_verb_scores_with_a_calibration(tmp_path, extractor):
+    make_set(tmp_path / "test", tmp_path / "wav", num_mixtures=2, absent=(1,))
+    with open(tmp_path / "c.yaml", "w") as file:
+        yaml.safe_dump(calibration_of(extractor, bias=1e6).model_dump(mode="json"), file)
+    words = ["--data", str(tmp_path / "test"), "--est", str(tmp_path / "wav"), "--out", str(tmp_path / "parts")]
+    assert main(["score", *words, "--calibration", str(tmp_path / "c.yaml")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "parts" / "1of1.jsonl").read_text().splitlines()]
+    assert [line.get("presence_false_accept") for line in lines] == [None, 1.0]
+    assert lines[0]["presence_false_reject"] == 0.0
+
+
+def test_only_extractions_are_calibrated(tmp_path):
+    """By the recipes' own stages, of each confs that extracts and none that separates."""
+    for recipe in ("mini/tse1", "mini/sep1"):
+        folder = tmp_path / "egs" / recipe
+        shutil.copytree(ROOT / "egs" / recipe, folder, ignore=shutil.ignore_patterns("data", "exp"))
+    shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("path.sh", "cmd.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    stages = {}
+    for recipe in ("mini/tse1", "mini/sep1"):
+        command = [tmp_path / "egs" / recipe / "run.sh", "--list_stages"]
+        stages[recipe] = subprocess.run(
+            command, env={**os.environ, "TSE_PYTHON": sys.executable}, check=True, capture_output=True, text=True
+        ).stdout
+    assert " 5  calibrate\n" in stages["mini/tse1"] and "calibrate" not in stages["mini/sep1"]
+
+
+def test_the_tool_measures_enrolments_and_the_swap(tmp_path, corpus_dir, capsys):
+    tool = importlib.util.spec_from_file_location("enrolments", ROOT / "tools" / "enrolments.py")
+    enrolments = importlib.util.module_from_spec(tool)
+    tool.loader.exec_module(enrolments)
+    simulation = {**tiny.SIMULATION, "segment_s": 1.0, "num_enrolls": 2, "num_talkers": 2}
+    made = {"num_mixtures": 3, "num_absent": 1, "speech": "dev_speech", "noise": "noise_dev", "simulation": simulation}
+    sets = build(Sets, {"seed": 3, "sample_rate": RATE, "sets": {"many": made}}, "tiny")
+    _, mixtures = sample_set(corpus_dir, "many", sets)
+    write_mixtures(tmp_path / "many" / "mixtures.jsonl", mixtures)
+    for mixture in mixtures:
+        write_rendered(str(tmp_path / "many"), mixture)
+    utterances = {utt.utt_id: utt for utt in read_data_dir(corpus_dir / "dev_speech")}
+    for mixture in mixtures:
+        if mixture.target_present:
+            spk_id = mixture.interferers[0].spk_id
+            own = [utt for utt in utterances.values() if utt.spk_id == spk_id]
+            wave = enrolments.enrolment_of_interferer(mixture, own)
+            whole = {utt.utt_id: audio.read(utt.path)[0] for utt in own}
+            taken = [utt_id for utt_id, full in whole.items() if np.array_equal(full[: len(wave)], wave)]
+            assert len(taken) == 1 and taken[0] != mixture.interferers[0].utt_id
+    path = tiny.make_checkpoint(tmp_path / "best.pt")
+    assert main(["calibrate", "--model", str(path), "--data", str(tmp_path / "many")]) == 0
+    extractor = tse_lib.load(path)
+    lines = enrolments.of_enrolments(extractor, str(tmp_path / "many"), str(corpus_dir / "dev_speech"), [1, 2])
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 1", "| 2", "| 2"]
+    assert "2 mixtures with an enrolment of an interferer" in lines[6]
+    assert "| 2 present, 1 absent targets | output | gated |" in enrolments.of_absent(extractor, str(tmp_path / "many"))

@@ -34,7 +34,7 @@ REAL = [
 CORPUS_SIZE = "--num_talkers 4 3 3 --num_utts 3 --num_clips 1 1 1"
 SIMULATION = {**tiny.SIMULATION, "segment_s": 1.0, "num_talkers": 2, "enroll_s": 1.0}
 OPTIONS = ("--nj", "2", "--nproc", "1")
-STAGES = ["prepare", "simulate", "render", "train", "infer_test", "score_test", "results"]
+STAGES = ["prepare", "simulate", "render", "train", "calibrate", "infer_test", "score_test", "results"]
 STEPS = 30
 
 
@@ -66,9 +66,10 @@ class Mini(RecipeFolder):
         self.write(f"conf/{name}.yaml", yaml.safe_dump(conf))
 
     def write_sets(self, seed: int) -> None:
+        parts = {"dev": "dev", "test": "test", "test_enrolls": "test"}
         sets = {
-            name: {"num_mixtures": 6, "speech": name, "noise": f"noise_{name}", "simulation": SIMULATION}
-            for name in ("dev", "test")
+            name: {"num_mixtures": 6, "speech": part, "noise": f"noise_{part}", "simulation": SIMULATION}
+            for name, part in parts.items()
         }
         self.write("conf/sets.yaml", yaml.safe_dump({"seed": seed, "sample_rate": tiny.RATE, "sets": sets}))
 
@@ -95,7 +96,12 @@ class Mini(RecipeFolder):
         )
 
     def log_of(self, stage: str) -> Path:
-        folders = {"train": "exp/tse/log", "results": "exp/tse/log", "infer_test": "exp/tse/test/log"}
+        folders = {
+            "train": "exp/tse/log",
+            "calibrate": "exp/tse/log",
+            "results": "exp/tse/log",
+            "infer_test": "exp/tse/test/log",
+        }
         folder = folders.get(stage, "exp/tse/test/log" if stage == "score_test" else "exp/log")
         array = stage in ("render", "infer_test", "score_test")
         return self.path(f"{folder}/{stage}{'.1' if array else ''}.log")
@@ -192,7 +198,7 @@ class TestWhatRunsAgain:
         before = states(finished)
         assert not leftovers(finished) and running_pids(finished.folder) == []
         result = finished.run()
-        assert result.returncode == 0 and "nothing to do: all 7 stages are up to date" in result.stderr
+        assert result.returncode == 0 and "nothing to do: all 8 stages are up to date" in result.stderr
         assert states(finished) == before
 
     def test_other_fixed_mixtures(self, finished):
@@ -206,7 +212,7 @@ class TestWhatRunsAgain:
         shutil.rmtree(finished.path("exp/tse"))
         result = finished.run()
         assert result.returncode == 0, result.stderr
-        assert stages_run(result) == ["train", "infer_test", "score_test", "results"]
+        assert stages_run(result) == ["train", "calibrate", "infer_test", "score_test", "results"]
         assert finished.path("exp/tse/test/wav/test-00000.wav").read_bytes() != estimates
         assert "nothing to do" in finished.run().stderr
 
@@ -234,7 +240,7 @@ class TestWhatRunsAgain:
         shutil.rmtree(finished.path("exp/tse"))
         result = finished.run()
         assert result.returncode == 0, result.stderr
-        assert stages_run(result) == ["train", "infer_test", "score_test", "results"]
+        assert stages_run(result) == ["train", "calibrate", "infer_test", "score_test", "results"]
         assert yaml.safe_load(finished.path("exp/tse/config.yaml").read_text())["train"]["lr"] == 5e-4
 
     def test_another_experiment_leaves_the_first_alone(self, finished):
@@ -242,7 +248,7 @@ class TestWhatRunsAgain:
         before = states(finished)
         result = finished.run("--conf", "conf/other.yaml")
         assert result.returncode == 0, result.stderr
-        assert stages_run(result) == ["train", "infer_test", "score_test", "results"]
+        assert stages_run(result) == ["train", "calibrate", "infer_test", "score_test", "results"]
         after = states(finished)
         assert [name for name in before if before[name] != after[name]] == ["RESULTS.md"]
         assert "[tse](#tse)" in finished.path("RESULTS.md").read_text()
@@ -264,6 +270,7 @@ AT_WORK = {
     "simulate": "data/dev/*mixtures.jsonl",
     "render": "data/dev/mixtures/*/*.flac",
     "train": "exp/tse/last.pt",
+    "calibrate": "exp/tse/log/calibrate.log",
     "infer_test": "exp/tse/test/wav/*.wav",
     "score_test": "exp/tse/test/scores.part/.partial*",
     "results": "exp/tse/test/*scores.jsonl",

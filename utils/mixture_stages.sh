@@ -49,9 +49,15 @@ train_stage() { # NUMBER NAME CONF [CHECKPOINT that it starts from]
     ${train_rirs:+--rirs "${train_rirs[@]}"} --dev "$dev" --exp "$exp" --nproc "$nproc" "${values[@]}"
 }
 
+extracts() { grep -qs enroll_s "$1"; } # a separation has no enrolments
+
 infer_stages() { # CONF
   local exp set
   exp=exp/$(experiment "$1")
+  if extracts "$1"; then
+    stage 5 "$(of_experiment "$1" calibrate)" --in "$exp/best.pt" "data/$dev/mixtures" --out "$exp/calibration.yaml" \
+      --log "$exp/log" --gpu "$ngpu" -- tse calibrate --model "$exp/best.pt" --data "data/$dev"
+  fi
   for set in "${tests[@]}"; do
     stage 5 "infer_$(of_experiment "$1" "$set")" --in "$exp/best.pt" "data/$set/mixtures" --out "$exp/$set/wav" \
       --log "$exp/$set/log" --nj "$nj" -- \
@@ -60,12 +66,14 @@ infer_stages() { # CONF
 }
 
 score_stages() { # CONF COMMAND
-  local exp set parts=() summaries=()
+  local exp set parts=() summaries=() calibration=
   exp=exp/$(experiment "$1")
+  if extracts "$1"; then calibration=$exp/calibration.yaml; fi
   for set in "${tests[@]}"; do
-    stage 6 "score_$(of_experiment "$1" "$set")" --in "$exp/$set/wav" "data/$set/mixtures" --out "$exp/$set/scores.part" \
-      --log "$exp/$set/log" --nj "$nj" -- \
-      tse score --data "data/$set" --est "$exp/$set/wav" --out "$exp/$set/scores.part" --job JOB/NJ
+    stage 6 "score_$(of_experiment "$1" "$set")" --in "$exp/$set/wav" "data/$set/mixtures" ${calibration:+"$calibration"} \
+      --out "$exp/$set/scores.part" --log "$exp/$set/log" --nj "$nj" -- \
+      tse score --data "data/$set" --est "$exp/$set/wav" --out "$exp/$set/scores.part" \
+      ${calibration:+--calibration "$calibration"} --job JOB/NJ
     parts+=("$exp/$set/scores.part") summaries+=("$exp/$set/summary.json")
   done
   stage 6 "$(of_experiment "$1" results)" --in "${parts[@]}" "$1" --out RESULTS.md "${summaries[@]}" "$exp/report" \

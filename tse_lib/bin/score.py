@@ -13,6 +13,7 @@ from pathlib import Path  # noqa: E402
 
 from tqdm import tqdm  # noqa: E402
 
+from tse_lib.config import Calibration, build, read_yaml  # noqa: E402
 from tse_lib.evaluation.score import require_estimates, score_mixture  # noqa: E402
 from tse_lib.files import replace_file  # noqa: E402
 from tse_lib.manifest import job_share, read_genders, read_mixtures  # noqa: E402
@@ -29,10 +30,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, metavar="DATA_DIR", help="the set: data/test")
     parser.add_argument("--est", required=True, metavar="DIR", help="the estimates, <mix_id>.flac or .wav")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the parts go")
+    parser.add_argument(
+        "--calibration", metavar="YAML", help="calibration.yaml beside the model: how presence is judged (default: not)"
+    )
     parser.add_argument("--job", default="1/1", metavar="J/N", help="score the J-th of N shares (default: all)")
     args = parser.parse_args(argv)
 
     mixtures = job_share(read_mixtures(Path(args.data) / "mixtures.jsonl"), args.job)
+    calibration = build(Calibration, read_yaml(args.calibration), args.calibration) if args.calibration else None
     genders = read_genders(args.data)
     require_estimates(args.est, mixtures)
     job, num_jobs = args.job.split("/")
@@ -41,5 +46,5 @@ def main(argv: list[str] | None = None) -> None:
             part.unlink(missing_ok=True)
     with replace_file(Path(args.out) / f"{job}of{num_jobs}.jsonl") as file:
         for mixture in tqdm(mixtures, desc="score", unit="mix", dynamic_ncols=True):
-            for line in score_mixture(args.data, args.est, mixture, genders):
+            for line in score_mixture(args.data, args.est, mixture, genders, calibration):
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")

@@ -354,6 +354,8 @@ def presence_rows(metrics: dict[str, Any]) -> list[list[str]]:
         ("its stretch over before and after: contrast of the output (dB)", "frame_contrast_db", None),
         ("frames before and after, louder than mixture - 20 dB (false accept)", "frame_false_accept_rate", percent),
         ("frames of its speech, quieter than target - 20 dB (false reject)", "frame_false_reject_rate", percent),
+        ("seconds without it, judged present at the calibrated threshold", "presence_false_accept_rate", percent),
+        ("seconds with it, judged absent at the calibrated threshold", "presence_false_reject_rate", percent),
     ]
     return [
         [label, form(metrics[name], limits=True) if form else interval(metrics[name], 1), str(metrics[name]["n"])]

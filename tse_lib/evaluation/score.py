@@ -8,8 +8,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from tse_lib import audio
+from tse_lib.config import Calibration
 from tse_lib.manifest import Mixture, Source, audio_path
-from tse_lib.metrics import perceptual, presence
+from tse_lib.metrics import detection, perceptual, presence
 from tse_lib.metrics.sdr import BssEval, Undefined, bss_eval, si_sdr
 
 ABOVE_DB = 1.0  # an improvement of less than this is no extraction
@@ -28,6 +29,7 @@ def score(
     interferers: Sequence[np.ndarray] = (),
     noisy: bool = False,
     partial: bool = False,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """All metrics of one output.
 
@@ -41,14 +43,19 @@ def score(
         interferers: the images of the other talkers.
         noisy: the mixture holds noise.
         partial: the target speaks for a part of the mixture, so that silence is judged frame by frame, too.
+        calibration: of the model that made the estimate: how presence is judged, second by second.
 
     Returns:
         Target present: the above and `tp_attenuation_db`, `confused`, `above_1db`. Target present for a part: also
         `frame_{attenuation_db,contrast_db,false_accept,false_reject}` (`presence.partial_presence`), and of its stretch
-        alone `stretch_si_sdr` and `stretch_si_sdri`. Target absent: `ta_attenuation_db`, `false_accept`. `reasons` only
-        where something is None.
+        alone `stretch_si_sdr` and `stretch_si_sdri`. Target absent: `ta_attenuation_db`, `false_accept`. With a
+        calibration: `presence_false_accept` and `presence_false_reject` (`detection.error_rates`), of the kinds of
+        seconds that there are. `reasons` only where something is None.
     """
     scores = _Scores()
+    if calibration is not None:
+        for name, value in detection.error_rates(reference, estimate, mixture, sample_rate, calibration).items():
+            scores.values[name] = round(value, DECIMALS)
     if reference is None:
         attenuation = scores.put("ta_attenuation_db", lambda: presence.attenuation_db(mixture, estimate))
         scores.put("false_accept", lambda: presence.is_false_accept(_known(attenuation)))
@@ -146,7 +153,11 @@ def _taker(result: BssEval | presence.PartialPresence | Undefined, name: str) ->
 
 
 def score_mixture(
-    data_dir: str | Path, est_dir: str | Path, mixture: Mixture, genders: dict[str, str]
+    data_dir: str | Path,
+    est_dir: str | Path,
+    mixture: Mixture,
+    genders: dict[str, str],
+    calibration: Calibration | None = None,
 ) -> list[dict[str, Any]]:
     """The lines of scores.jsonl, one a target: the mixture's id, its conditions and its metrics.
 
@@ -168,7 +179,7 @@ def score_mixture(
         others = [rendered(f"interferer{number}") for number in range(1, len(mixture.interferers) + 1)]
         reference = rendered("target") if mixture.target_present else None
         partial = mixture.target_partial
-        metrics = score(reference, estimates[0], mixed, mixture.sample_rate, others, noisy, partial)
+        metrics = score(reference, estimates[0], mixed, mixture.sample_rate, others, noisy, partial, calibration)
         return [{"mix_id": mixture.mix_id, **conditions(mixture, genders), **metrics}]
     references = [rendered(f"source{number}") for number in range(1, len(mixture.talkers) + 1)]
     lines = []

@@ -21,6 +21,8 @@ RATES = {
     "above_1db": "above_1db_rate",
     "frame_false_accept": "frame_false_accept_rate",
     "frame_false_reject": "frame_false_reject_rate",
+    "presence_false_accept": "presence_false_accept_rate",
+    "presence_false_reject": "presence_false_reject_rate",
 }
 
 
@@ -49,6 +51,7 @@ METRICS = [
     *(name for measure in MEASURES for name in (measure.name, f"{measure.name}_mixture", measure.improvement)),
     "tp_attenuation_db", "confused", "above_1db", "ta_attenuation_db", "false_accept",
     "frame_attenuation_db", "frame_contrast_db", "frame_false_accept", "frame_false_reject",
+    "presence_false_accept", "presence_false_reject",
 ]  # fmt: skip
 
 

@@ -11,14 +11,10 @@ from tse_lib.inference.packed import write_conf
 NAME = "calibration.yaml"
 
 
-def read_calibration(path: Path) -> Calibration:
-    return build(Calibration, read_yaml(path), str(path))
-
-
 def beside(checkpoint: Path) -> Calibration | None:
     """The calibration beside a checkpoint, if there is one."""
     path = checkpoint.with_name(NAME)
-    return read_calibration(path) if path.exists() else None
+    return build(Calibration, read_yaml(path), str(path)) if path.exists() else None
 
 
 def write_calibration(model: Path, conf: Deployed, calibration: Calibration) -> Path:

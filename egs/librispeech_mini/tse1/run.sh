@@ -13,6 +13,7 @@ nproc=auto         # training processes: auto takes every GPU, or the CPU cores
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh
 drawn=(dev test noise_dev rir_dev rir_test) train_noise=(noise_train) train_rirs=(rir_train)
+rendered=(dev test test_enrolls)
 noise=${noise:-${corpus%/}/../noise}
 rirs=${rirs:-${corpus%/}/../rir}
 

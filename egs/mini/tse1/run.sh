@@ -11,7 +11,7 @@ seed=0             # of the talkers
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh
-drawn=(dev test noise_dev noise_test) train_noise=(noise_train)
+drawn=(dev test noise_dev noise_test) train_noise=(noise_train) rendered=(dev test test_enrolls)
 read -ra finetunes <<<"$finetune"
 
 stage 1 prepare --out data/train data/dev data/test data/noise_train -- \
