@@ -371,7 +371,7 @@ def test_the_verb_scores_with_a_calibration(tmp_path, extractor):
 
 
 def test_only_extractions_are_calibrated(tmp_path):
-    """By the recipes' own stages, of each confs that extracts and none that separates."""
+    """In the recipes: a stage where the conf has enrolments, none of a separation."""
     for recipe in ("mini/tse1", "mini/sep1"):
         folder = tmp_path / "egs" / recipe
         shutil.copytree(ROOT / "egs" / recipe, folder, ignore=shutil.ignore_patterns("data", "exp"))
