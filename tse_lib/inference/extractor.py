@@ -137,8 +137,7 @@ class Extractor:
         if getattr(self.model, "given_dim", 0):
             self.enroll_embedding(profile.condition.get("embedding", torch.zeros(1, 0))[0])
             return
-        ramps = [torch.linspace(-0.1, 0.1, self.sample_rate // part) for part in (4, 3, 2)]
-        short, long = (self._encode(ramps[begin : begin + 2]) for begin in (0, 1))  # of two lengths: with a mask
+        short, long = (self._encode([torch.linspace(-0.1, 0.1, self.sample_rate // part)]) for part in (4, 2))
         refuse_unfit(profile.condition, short, long, name)
 
     @torch.no_grad()

@@ -130,21 +130,18 @@ def refuse_unfit(condition: dict[str, Tensor], short: dict[str, Tensor], long: d
     """ValueError unless a condition could be one of a model: the names, types and sizes of its tensors.
 
     Args:
-        short, long: conditions that the model made of two enrolments, with all tensors that there can be. Where their
-            sizes differ, any will do, the same in all tensors.
+        short, long: conditions that the model made of enrolments of two lengths. Where sizes differ, any will do.
     """
-    if not condition.keys() <= long.keys() or long.keys() - condition.keys() - {"valid"}:  # that is there or not
+    if condition.keys() != long.keys():
         raise ValueError(f"{name}: holds {', '.join(sorted(condition))}; the model makes {', '.join(sorted(long))}")
-    lengths = set()
     for key, own in condition.items():
         wanted = long[key]
         free = [a != b for a, b in zip(short[key].shape, wanted.shape, strict=True)]
         fits = own.dtype == wanted.dtype and own.ndim == wanted.ndim
-        if fits:
-            lengths |= {size for size, any_size in zip(own.shape, free, strict=True) if any_size}
-            fits = all(a == b or any_size for a, b, any_size in zip(own.shape, wanted.shape, free, strict=True))
-        if not fits or len(lengths) > 1:
+        if not fits or any(
+            a != b for a, b, any_size in zip(own.shape, wanted.shape, free, strict=True) if not any_size
+        ):
             raise ValueError(
                 f"{name}: '{key}' is {own.dtype} of shape {tuple(own.shape)}; the model makes {wanted.dtype} like "
-                f"{tuple(wanted.shape)}, as long as the rest"
+                f"{tuple(wanted.shape)}"
             )
