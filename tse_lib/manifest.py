@@ -321,7 +321,7 @@ class ReadyMade:
     Attributes:
         mix: the corpus's mixture.
         minus: the layers that are subtracted from it.
-        variant: what is kept, as `config.VARIANTS` names it.
+        variant: what is kept, as `config.VARIANTS` names it; empty: the corpus has no layers.
     """
 
     mix: Source

@@ -5,7 +5,7 @@
 #
 # It reads the recipe's options conf and nproc, and these names (sets lie in data/), which a recipe may change before
 # (one name or several):
-sets=conf/sets.yaml          # the fixed mixtures
+sets=conf/sets.yaml          # the fixed mixtures; none: stage 1 has listed them in data/<set>/mixtures.jsonl
 dev=dev                      # the set that chooses the checkpoint
 tests=(test)                 # the sets that are scored
 rendered=()                  # the sets that are drawn and rendered, if there are more than these
@@ -24,8 +24,10 @@ mixture_stages() {
       tse pack "data/$set" --nj "$nj"
   done
   for set in "${drawn[@]}"; do tables+=("data/$set/wav.scp" "data/$set/utt2num_samples"); done
-  stage 2 simulate --in "$sets" "${tables[@]}" --out "${all[@]/%//mixtures.jsonl}" -- \
-    tse simulate --conf "$sets" --data data
+  if [ "$sets" ]; then
+    stage 2 simulate --in "$sets" "${tables[@]}" --out "${all[@]/%//mixtures.jsonl}" -- \
+      tse simulate --conf "$sets" --data data
+  fi
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
   train_stage 3 train "$conf"

@@ -190,8 +190,8 @@ def corpus_of(args: argparse.Namespace, conf: Config) -> TrainingData:
 def refuse_dev_in_train(corpus: TrainingData, dev_dir: Path) -> None:
     """Choosing the best by talkers, noises or rooms that were trained on would choose the one that remembers best.
 
-    Of ready-made mixtures only the mixtures themselves must differ: what else their sets share was told by the
-    prepare stage, and cannot be helped here.
+    Of ready-made mixtures only the mixtures, or the utterances in them, must differ: what else the sets share (in
+    WSJ0-2mix the talkers) is how the corpus is, was told by the prepare stage, and cannot be helped here.
     """
     mixtures = read_mixtures(dev_dir / "mixtures.jsonl")
     if not isinstance(corpus, Corpus):
@@ -199,6 +199,13 @@ def refuse_dev_in_train(corpus: TrainingData, dev_dir: Path) -> None:
         if both:
             raise ValueError(f"{dev_dir}: {len(both)} of its mixtures are trained on ({both[0]}…); give another set")
         return
+    utterances = {source.utt_id for mixture in mixtures if mixture.ready for source in mixture.talkers}
+    both = sorted(utterances & {utt.utt_id for utt in corpus.speech}) if utterances else []
+    if both:
+        raise ValueError(
+            f"{dev_dir}: {len(both)} of its utterances are trained on ({both[0]}…); leave them out of train"
+        )
+    mixtures = [mixture for mixture in mixtures if not mixture.ready]
     sources = [source for mixture in mixtures for source in (*mixture.talkers, *mixture.enrolls)]
     noises = [mixture.noise for mixture in mixtures if mixture.noise]
     noises += [source.noise for source in sources if source.noise]

@@ -24,6 +24,7 @@ from tse_lib.corpora import (
     vctk,
     wham_noise,
     wsj0,
+    wsj0_2mix,
 )
 
 CORPORA: dict[str, ModuleType] = {
@@ -45,4 +46,5 @@ CORPORA: dict[str, ModuleType] = {
     "vctk": vctk,
     "wham_noise": wham_noise,
     "wsj0": wsj0,
+    "wsj0_2mix": wsj0_2mix,
 }

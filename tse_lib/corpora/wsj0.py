@@ -75,10 +75,10 @@ def prepare(
     """
     if not 0 < dev_share < 1:
         raise ValueError(f"--dev_share {dev_share:g}: between 0 and 1")
-    paths, faults = _list(root)
+    paths, faults = list_files(root)
     genders, more = read_genders(root)
     faults += more
-    paths, more = _unpack(paths, converted, nj)
+    paths, more = unpack(paths, converted, nj)
     faults += more
     split_of = _split({name[:3]: subset for (subset, name) in paths}, dev_share, seed)
     unknown = sorted(set(split_of) - set(genders))
@@ -108,7 +108,8 @@ def prepare(
 Files = dict[tuple[str, str], Path]  # by subset and name, as ("si_tr_s", "011c0201")
 
 
-def _list(root: Path) -> tuple[Files, list[str]]:
+def list_files(root: Path) -> tuple[Files, list[str]]:
+    """The utterances of SUBSETS below the root, and what is wrong with their names."""
     paths: Files = {}
     faults = []
     for path in audio_files(root, EXTENSIONS):
@@ -176,7 +177,7 @@ def sphere_coding(path: Path) -> str:
     return match[1].decode("latin-1").strip() if match else "pcm"
 
 
-def _unpack(paths: Files, converted: Path | None, nj: int) -> tuple[Files, list[str]]:
+def unpack(paths: Files, converted: Path | None, nj: int) -> tuple[Files, list[str]]:
     """The files that can be read as they are, and unpacked copies of the others below `converted`; faults."""
     faults = []
     packed: Files = {}

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tse_lib.config import Config, Layers, simulation_at
-from tse_lib.data.dataset import ATTEMPTS, DrawnMixtures, read_source, to_item
+from tse_lib.data.dataset import ATTEMPTS, DrawnMixtures, load_source, read_source, to_item
+from tse_lib.dsp.level import rms
 from tse_lib.manifest import LayeredMix, Mixture, Source
 from tse_lib.rng import rng
 from tse_lib.simulation.layers import mixture_of, refuse_other_kind, variants_of
@@ -20,13 +21,13 @@ FULL_SCALE = 1 - 2**-23  # the most that 24 bits hold
 
 
 def read_ready(mixture: Mixture) -> Rendered:
-    """A ready-made mixture less what its variant leaves out, and its targets: no file is read but these.
+    """A ready-made mixture less what its variant leaves out, its talkers and enrolments: no file is read but these.
 
     The levels are those of the corpus, unless something would be above full scale without the layers that
-    cancelled it: then all is turned down together.
+    cancelled it: then all is turned down together. Enrolments get the mixture's rate and level.
 
     Raises:
-        ValueError, FileNotFoundError: a file cannot be read, or has another sample rate.
+        ValueError, FileNotFoundError: a file cannot be read; but for enrolments, it has another sample rate.
     """
     ready = mixture.ready
     assert ready
@@ -41,11 +42,16 @@ def read_ready(mixture: Mixture) -> Rendered:
         return sum(map(read, sources), torch.zeros(mixture.num_samples))
 
     mixed = read(ready.mix) - total(ready.minus)
-    targets = torch.stack([total((talker, *talker.plus)) for talker in mixture.talkers])
-    loudest = max(float(mixed.abs().max()), float(targets.abs().max()))
+    talkers = torch.stack([total((talker, *talker.plus)) for talker in mixture.talkers])
+    loudest = max(float(mixed.abs().max()), float(talkers.abs().max()))
     if loudest > FULL_SCALE:
-        mixed, targets = mixed * (FULL_SCALE / loudest), targets * (FULL_SCALE / loudest)
-    return Rendered(mixed, targets, images=list(targets), noise=None, enrolls=[])
+        mixed, talkers = mixed * (FULL_SCALE / loudest), talkers * (FULL_SCALE / loudest)
+    enrolls = []
+    for source in mixture.enrolls:
+        wave = load_source(source, mixture.sample_rate)
+        loudness = torch.minimum(rms(mixed) / rms(wave).clamp_min(1e-8), FULL_SCALE / wave.abs().max().clamp_min(1e-8))
+        enrolls.append(wave * loudness)
+    return Rendered(mixed, talkers[: len(mixture.targets)], images=list(talkers), noise=None, enrolls=enrolls)
 
 
 class LayeredMixtures(Dataset):

@@ -237,9 +237,10 @@ def conditions(mixture: Mixture, genders: dict[str, str], place: int = 0) -> dic
         "seconds": mixture.num_samples / mixture.sample_rate,
     }
     ready = mixture.ready
-    if ready:  # its levels are the corpus's, and no room is known, only whether there is one
-        drawn_with |= {"sir_db": [], "reverberant": "R" in ready.variant}
-        drawn_with |= {"variant": ready.variant, "ready_made": ready.mix.utt_id}
+    if ready:
+        drawn_with |= {"ready_made": ready.mix.utt_id}
+    if ready and ready.variant:  # its levels are the corpus's, and no room is known, only whether there is one
+        drawn_with |= {"sir_db": [], "reverberant": "R" in ready.variant, "variant": ready.variant}
     return drawn_with
 
 
