@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import fake_polsess
+from tests import fake_polsess, fake_wsj0_2mix
 from tests import test_corpora_noise as noise
 from tests import test_corpora_rooms as rooms
 from tests import test_corpora_speech as speech
@@ -114,6 +114,31 @@ def test_polsess(tmp_path):
         assert len(scores) == lines  # one mixture indoors: five variants with two sources, or four
     results = recipe.path("RESULTS.md").read_text()
     assert "## es" in results and "## sb_dprnn" in results and "| variant SER |" in results
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment", "sizes", "scored"),
+    [
+        ("sep1", "sepmamba", "dim=4 num_blocks=1", 4),  # sources
+        ("tse1", "v8", "dim=4 num_blocks=1 num_heads=2 enroll_dim=4 enroll_blocks=1", 4),  # targets
+    ],
+)
+def test_wsj0_2mix(tmp_path, name, experiment, sizes, scored):
+    """From the corpus to the results; the test speakers are in no other set."""
+    recipe = Copy(tmp_path, f"wsj0_2mix/{name}", drawn=False)
+    root, mixtures, lists = fake_wsj0_2mix.make(tmp_path / "the corpora")
+    tiny = [f"model.params.{size}" for size in sizes.split()]
+    tiny += [f"train.{value}" for value in ("max_steps=2", "batch_size=2", "num_workers=0", "warmup_steps=0")]
+    tiny += ["simulation.segment_s=0.5"]
+    tiny += ["simulation.enroll_s=0.5", "train.restart_at=[]"] if name == "tse1" else []
+    options = ["--root", str(root), "--mixtures", str(mixtures), "--nj", "1", "--nproc", "1"]
+    options += ["--enrolls", str(lists)] if name == "tse1" else []
+    for expected in ("", "nothing to do"):
+        result = recipe.run(*options, "--overrides", " ".join(tiny), TSE_PYTHON=sys.executable)
+        assert result.returncode == 0 and expected in result.stderr + result.stdout, result.stderr
+    assert recipe.path("data/train/packed").is_dir()
+    assert len(recipe.path(f"exp/{experiment}/test/scores.jsonl").read_text().splitlines()) == scored
+    assert f"## {experiment}" in recipe.path("RESULTS.md").read_text()
 
 
 def read_tables_at(folder: Path):
