@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from tse_lib.config import LossTerm, build, parse_yaml
-from tse_lib.losses import FOR_ABSENT, LOSSES, build_loss
+from tse_lib.losses import FOR_ABSENT, LOSSES, OF_SPEAKERS, build_loss
 from tse_lib.losses.level import amplitude, attenuation, energy
 from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
 from tse_lib.losses.spectral import l1, multi_resolution_stft, phase_sensitive
+
+OF_SIGNALS = [name for name in LOSSES if name not in OF_SPEAKERS]
 
 
 @pytest.fixture
@@ -215,7 +217,7 @@ def test_convergence_over_the_batch_weighs_loud_items_more(target):
 # ---------------------------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_SIGNALS)
 def test_one_value_an_item_and_items_do_not_mix(target, name):
     loss = LOSSES[name]
     estimate = 0.5 * target + 0.1 * orthogonal(target)
@@ -227,7 +229,7 @@ def test_one_value_an_item_and_items_do_not_mix(target, name):
     torch.testing.assert_close(with_source, together)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_SIGNALS)
 def test_one_value_an_item_of_several_sources(target, name):
     estimate = 0.5 * target + 0.1 * orthogonal(target)
     several = [torch.stack([x, 2 * x.flip(-1)], 1) for x in (estimate, target)]  # (3, 2, 1, 4000)
@@ -267,7 +269,7 @@ def test_the_page_has_all_losses_and_confs_that_work():
     page = (Path(__file__).parent.parent / "docs" / "losses.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(LOSSES)
     confs = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    terms = [build(LossTerm, term, "loss") for conf in confs for term in parse_yaml(conf)["loss"]]
-    assert len(terms) == 4
+    terms = [build(LossTerm, term, "loss") for conf in confs for term in parse_yaml(conf).get("loss", [])]
+    assert len(terms) > 4
     for term in terms:
         build_loss(term.name, term.when, term.params)
