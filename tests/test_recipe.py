@@ -172,7 +172,9 @@ def timeless(path: Path, data: bytes) -> object:
         return summary
     if path.name in ("RESULTS.md", "index.html"):
         text, count = re.subn(r"(trained \d+ steps in )\d+(\.\d+)? (s|min|h)\b", r"\1", data.decode())
-        text = re.sub(r"^(\| \w+ \| \w+ \| [\d,]+ \| [\d.]+ \| \d+ \| )[\d.]+", r"\1", text, flags=re.MULTILINE)  # CPU s
+        text = re.sub(
+            r"^(\| \w+ \| \w+ \| [\d,]+ \| [\d.]+ \| \d+ \| )[\d.]+", r"\1", text, flags=re.MULTILINE
+        )  # CPU s
         assert count > 0
         return text
     return data
