@@ -189,7 +189,7 @@ class USEFTSEMambaV8(nn.Module):
             self.attention = UsefAttention(dims[-1], num_heads)
         self.films = nn.ModuleList(LevelFilm(enroll_dim, size) for size in dims[1:] if not cross_attention)
         self.begin = 0 if causal else (kernel_sizes[0] - strides[0]) // 2
-        self.decoder = nn.ConvTranspose1d(dim, 1, kernel_sizes[0], strides[0])
+        self.decoder = nn.ConvTranspose1d(dim, 1, kernel_sizes[0], strides[0], bias=False)
 
     def encode(self, enroll: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Enrolments to a condition: plain tensors that can be kept for a long file or saved as a profile.
