@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.conditioning import Inject, as_it_is
-from tse_lib.nn.filterbank import full_precision
+from tse_lib.nn.filterbank import checked_steps, full_precision
 from tse_lib.nn.mamba import MambaStack
 
 
@@ -80,13 +80,7 @@ class SepMamba(nn.Module):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        if len(kernel_sizes) != len(strides) or not kernel_sizes:
-            raise ValueError(
-                f"kernel_sizes {list(kernel_sizes)} and strides {list(strides)} must be as many, at least 1"
-            )
-        if any(not 0 < stride <= kernel for kernel, stride in zip(kernel_sizes, strides, strict=True)):
-            raise ValueError(f"strides {list(strides)} must be above 0 and at most kernel_sizes {list(kernel_sizes)}")
-        self.steps = list(zip(kernel_sizes, strides, strict=True))
+        self.steps = checked_steps(kernel_sizes, strides)
         self.num_sources, self.gradient_checkpointing = num_sources, gradient_checkpointing
         dims = [1, *(dim * 2**number for number in range(len(self.steps)))]
         self.feature_dims = dims[1:]

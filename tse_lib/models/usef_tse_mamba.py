@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tse_lib.nn.filterbank import full_precision
+from tse_lib.nn.filterbank import checked_steps, full_precision
 from tse_lib.nn.mamba import MambaStack
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "mish": nn.Mish, "prelu": nn.PReLU}
@@ -204,15 +204,9 @@ class USEFTSEMamba(nn.Module):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        if len(kernel_sizes) != len(strides) or not kernel_sizes:
-            raise ValueError(
-                f"kernel_sizes {list(kernel_sizes)} and strides {list(strides)} must be as many, at least 1"
-            )
-        if any(not 0 < stride <= kernel for kernel, stride in zip(kernel_sizes, strides, strict=True)):
-            raise ValueError(f"strides {list(strides)} must be above 0 and at most kernel_sizes {list(kernel_sizes)}")
+        self.steps = checked_steps(kernel_sizes, strides)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation: '{activation}' is none of {', '.join(ACTIVATIONS)}")
-        self.steps = list(zip(kernel_sizes, strides, strict=True))
         dims = [1, *(dim * 2**number for number in range(len(kernel_sizes)))]
         last = len(kernel_sizes) - 1
         heads = {level: num_heads // 2 if every_level and level == 0 else num_heads for level in range(last + 1)}

@@ -38,7 +38,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tse_lib.nn.conditioning import UsefAttention
 from tse_lib.nn.enrolment import frames_of_each
-from tse_lib.nn.filterbank import full_precision
+from tse_lib.nn.filterbank import checked_steps, full_precision
 from tse_lib.nn.mamba import MambaStack
 
 MERGES = ("mean", "sum", "concat")
@@ -161,15 +161,9 @@ class USEFTSEMambaV8(nn.Module):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        if len(kernel_sizes) != len(strides) or not kernel_sizes:
-            raise ValueError(
-                f"kernel_sizes {list(kernel_sizes)} and strides {list(strides)} must be as many, at least 1"
-            )
-        if any(not 0 < stride <= kernel for kernel, stride in zip(kernel_sizes, strides, strict=True)):
-            raise ValueError(f"strides {list(strides)} must be above 0 and at most kernel_sizes {list(kernel_sizes)}")
+        steps = checked_steps(kernel_sizes, strides)
         if merge not in MERGES:
             raise ValueError(f"merge: '{merge}' is none of {', '.join(MERGES)}")
-        steps = list(zip(kernel_sizes, strides, strict=True))
         dims = [1, *(dim * 2**number for number in range(len(steps)))]
         if cross_attention and dims[-1] % num_heads:
             raise ValueError(f"dim {dim}: {dims[-1]} features do not divide into {num_heads} heads")

@@ -1,5 +1,6 @@
 """Learned filters in place of a spectrogram: what the networks after TasNet begin and end with."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -40,3 +41,16 @@ def to_waves(decoder: nn.ConvTranspose1d, frames: Tensor, mixture: Tensor) -> Te
     with full_precision(mixture):
         waves = decoder(frames.flatten(0, 1).to(decoder.weight.dtype))  # (B*C*S, 1, at least T)
     return waves.view(batch, channels, -1, waves.shape[-1])[..., :size].transpose(1, 2)
+
+
+def checked_steps(kernel_sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """The (kernel size, stride) of each step down.
+
+    Raises:
+        ValueError: not as many of both, none, or a stride that leaves samples out.
+    """
+    if len(kernel_sizes) != len(strides) or not kernel_sizes:
+        raise ValueError(f"kernel_sizes {list(kernel_sizes)} and strides {list(strides)} must be as many, at least 1")
+    if any(not 0 < stride <= kernel for kernel, stride in zip(kernel_sizes, strides, strict=True)):
+        raise ValueError(f"strides {list(strides)} must be above 0 and at most kernel_sizes {list(kernel_sizes)}")
+    return list(zip(kernel_sizes, strides, strict=True))
