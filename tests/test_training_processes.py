@@ -222,6 +222,17 @@ def test_going_on_with_more_processes_draws_the_same(tmp_path, corpus_dir):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-4)
 
 
+def test_one_of_several_processes_ends_without_pythons_own_end():
+    """What torch's process group leaves behind may abort the process there, after all the work was done."""
+    code = "import atexit, os, runpy, sys; atexit.register(os.abort); sys.argv[1:] = ['--version']; "
+    code += "runpy.run_module('tse_lib.bin.main', run_name='__main__')"
+    several, alone = ENVIRONMENT | {"WORLD_SIZE": "2"}, {**ENVIRONMENT}
+    for environment, wanted in ((several, 0), (alone, -signal.SIGABRT)):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.returncode == wanted
+        assert done.stdout.strip()
+
+
 @pytest.mark.slow
 def test_two_nodes_of_torchrun_are_two_processes(tmp_path, corpus_dir):
     """Two agents on this machine stand for two machines that see the same folder: the same bits as with --nproc 2."""

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 VERBS = {
     "download": ("tse_lib.bin.download", "fetch an open corpus"),
@@ -115,5 +116,18 @@ def version() -> str:
         return "not installed"
 
 
+def leave(code: int) -> NoReturn:
+    """End this process.
+
+    One of several ends without Python's own tidying up: threads of torch's process group may outlive the group, and
+    one that asks for the interpreter while that ends aborts the process (exit 134) after all its work was done.
+    """
+    if "WORLD_SIZE" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

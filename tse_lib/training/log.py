@@ -93,6 +93,11 @@ class Log:
         except ImportError:
             say("tensorboard is not installed (pip install -e .[train]); log/train.jsonl has the curves")
 
+    def close(self) -> None:
+        """TensorBoard writes in a thread of its own; what was told last would be lost with the process."""
+        if self.board:
+            self.board.close()
+
     def train(self, step: int, max_steps: int, scalars: dict[str, float], curriculum: dict[str, float]) -> None:
         self._write("train", step, scalars)
         if self.board:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,17 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
         state.data["teacher"] = hash_of_file(options.distill.teacher)
     restore(state, conf, exp)
     run, step_function = new_run(conf, state, device), STEPS[options.step]
-    log = Log(exp, state.step) if distributed.is_main() else None
     started = time.monotonic() - state.seconds
     bad_files, not_finite = BadFiles(options.bad_files), NotFinite()
     bar = tqdm(
         total=options.max_steps, initial=state.step, unit="step", desc="train", dynamic_ncols=True,
         disable=not (distributed.is_main() and sys.stderr.isatty()),
     )  # fmt: skip
-    with closing(draw_batches(data, conf, state.step, device)) as batches, StopSignal() as stop:
+    with (
+        closing(Log(exp, state.step)) if distributed.is_main() else nullcontext() as log,
+        closing(draw_batches(data, conf, state.step, device)) as batches,
+        StopSignal() as stop,
+    ):
         while state.step < options.max_steps and not is_patience_over(state, conf) and not state.stopped_by:
             torch.manual_seed(seed_of(conf.seed, "step", state.step, distributed.rank()) % 2**63)
             present = data.num_present(drawn_step(conf, state.step))
