@@ -49,7 +49,7 @@ def test_v1_to_a_packed_model(tmp_path, capsys):
 
 def test_v2_prefers_the_averaged_weights(tmp_path, raw, averaged):
     torch.save({"generator": raw, "ema_generator": as_averaged_model(averaged)}, tmp_path / "v2.pt")
-    name, params, sample_rate, weights, told = import_checkpoint(tmp_path / "v2.pt")
+    name, params, sample_rate, weights, told, *_ = import_checkpoint(tmp_path / "v2.pt")
     assert (name, sample_rate) == ("hifi_tse", 48000) and params == HIFI_TSE_V2
     assert "v2, averaged weights" in told
     assert weights.keys() == averaged.keys()

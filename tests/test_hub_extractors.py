@@ -45,7 +45,7 @@ def test_written_and_read_again(tmp_path, case):
     layout, name, params = NETWORKS[case]
     weights = weights_of(name, params)
     export_checkpoint(layout, tmp_path / "best.pt.tar", name, params, 8000, weights)
-    read_name, read_params, rate, read, _ = import_checkpoint(tmp_path / "best.pt.tar")
+    read_name, read_params, rate, read, *_ = import_checkpoint(tmp_path / "best.pt.tar")
     assert (read_name, rate) == (name, 8000)
     assert {key: read_params[key] for key in params} == params
     assert read.keys() == weights.keys() and all(torch.equal(read[key], weights[key]) for key in read)

@@ -32,6 +32,11 @@ TF_GRIDNET = {**GRIDNET, "lstm_hidden": 5}
 MOSSFORMER2 = {"num_sources": 3, "encoder_dim": 16, "kernel_size": 8, "dim": 16, "num_layers": 2, "hidden_dim": 64}
 SEPMAMBA = {"dim": 8, "kernel_sizes": [8, 6, 4], "num_blocks": 2}
 
+TFC_TDF = {
+    "num_sources": 3, "audio_channels": 2, "n_fft": 64, "hop_length": 16, "dim_f": 32, "num_channels": 4, "growth": 2,
+    "num_scales": 2, "num_subbands": 2, "bottleneck_factor": 2,
+}  # fmt: skip
+
 CASES = {  # layout, our network
     "asteroid_conv_tasnet": ("asteroid", "conv_tasnet", {**CONV_TASNET, "encoder_relu": True}),
     "asteroid_conv_tasnet_causal": ("asteroid", "conv_tasnet", {**CONV_TASNET, "norm": "cLN", "causal": True}),
@@ -49,6 +54,7 @@ CASES = {  # layout, our network
     "mossformer2_hf": ("mossformer2_hf", "mossformer2", {**MOSSFORMER2, "masking": False}),
     "sepmamba": ("sepmamba", "sepmamba", SEPMAMBA),
     "sepmamba_causal": ("sepmamba", "sepmamba", {**SEPMAMBA, "causal": True}),
+    "mdx23c": ("mdx23c", "tfc_tdf", TFC_TDF),
     "polsess_conv_tasnet": ("polsess", "conv_tasnet", {**SPEECHBRAIN_TASNET, "norm_eps": 1e-4}),
     "polsess_dprnn": ("polsess", "dprnn", {**SPEECHBRAIN_DPRNN, "bottleneck_dim": 8}),
     "polsess_sepformer": ("polsess", "sepformer", {**SEPFORMER, "use_positions": False}),
@@ -161,7 +167,7 @@ def sepformer(tmp_path):
 
 
 def test_a_speechbrain_recipe_is_read_and_not_acted_on(sepformer):
-    name, params, rate, _, told = import_checkpoint(sepformer)
+    name, params, rate, _, told, *_ = import_checkpoint(sepformer)
     assert (name, rate, told) == ("sepformer", 8000, "SpeechBrain sepformer")
     assert complete(name, params) == complete(name, SEPFORMER)
 
@@ -298,7 +304,7 @@ def espnet_zip(path, config=None, **members):
 
 
 def test_an_espnet_zip(tmp_path):
-    name, params, rate, weights, told = import_checkpoint(espnet_zip(tmp_path / "model.zip"))
+    name, params, rate, weights, told, *_ = import_checkpoint(espnet_zip(tmp_path / "model.zip"))
     assert (name, rate) == ("tf_gridnet", 8000) and "tfgridnet, sample rate not stated: 8000 Hz taken" in told
     assert complete(name, params) == complete(name, CASES["espnet_tf_gridnet_v1"][2])
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
@@ -372,7 +378,7 @@ def test_the_rate_of_a_public_checkpoint_that_does_not_say_it(tmp_path, monkeypa
     folder.mkdir(parents=True)
     written("mossformer2", folder / "last_best_checkpoint.pt")
     (folder / "last_best_checkpoint").write_text("last_best_checkpoint.pt")
-    _, _, rate, _, told = import_checkpoint("mossformer2_ss_16k")
+    _, _, rate, _, told, *_ = import_checkpoint("mossformer2_ss_16k")
     assert rate == 16000 and told.endswith(", alibabasglab/MossFormer2_SS_16K (Apache-2.0)")
 
 
@@ -408,11 +414,11 @@ def test_old_sepformers_of_polsess(tmp_path):
 
 def test_sepmamba_takes_strides_from_its_conf(tmp_path):
     path = written("sepmamba", tmp_path / "last.pth")
-    name, params, _, _, told = import_checkpoint(path)
+    name, params, _, _, told, *_ = import_checkpoint(path)
     assert complete(name, params) == complete(name, SEPMAMBA) and "strides [2, 2, 2] assumed" in told
     conf = {"_target_": "src.models.SepMamba.SepMamba", "dim": 8, "kernel_sizes": [8, 6, 4], "strides": [4, 2, 2]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {**conf, "num_blocks": 2, "act_fn": "relu"}}))
-    _, params, _, _, told = import_checkpoint(path, config=tmp_path / "config.yaml")
+    _, params, _, _, told, *_ = import_checkpoint(path, config=tmp_path / "config.yaml")
     assert params["strides"] == [4, 2, 2] and told == "SepMamba"
 
 
@@ -426,7 +432,7 @@ def test_tensors_alone_need_a_preset(tmp_path, holder):
     torch.save({holder: state, "epoch": 1} if holder else state, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="without model_name and model_args; --preset NAME"):
         import_checkpoint(tmp_path / "a.pth")
-    name, params, rate, weights, _ = import_checkpoint(tmp_path / "a.pth", preset="conv_tasnet")
+    name, params, rate, weights, *_ = import_checkpoint(tmp_path / "a.pth", preset="conv_tasnet")
     assert (name, params, rate) == ("conv_tasnet", {}, 8000)
     assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
 
@@ -546,3 +552,71 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert (tmp_path / "a").read_text() == "mine"
     assert main(["convert", str(tmp_path), "--to", "asteroid", "--preset", "dptnet", "-o", "b"]) == 4
     assert "--preset: goes with reading" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- MDX23C
+
+DRUMS = """
+audio: {chunk_size: 496, dim_f: 32, dim_t: 32, hop_length: 16, n_fft: 64, num_channels: 2, sample_rate: 44100,
+  min_mean_abs: 0.0}
+model: {act: gelu, bottleneck_factor: 2, growth: 2, norm: InstanceNorm, num_blocks_per_scale: 2, num_channels: 4,
+  num_scales: 2, num_subbands: 2, scale: [2, 2]}
+training: {instruments: [kick, snare, toms], target_instrument: null, lr: 1.0, optimizer: prodigy}
+loss_multistft: {fft_sizes: !!python/tuple [1024, 2048]}
+inference: {batch_size: 2, dim_t: 16, num_overlap: 4, extension: flac}
+"""
+
+
+@pytest.fixture
+def drumsep(tmp_path):
+    """A .ckpt of MDX23C with its YAML beside it, as they are published."""
+    torch.save({"state": published("mdx23c")}, tmp_path / "drumsep.ckpt")
+    (tmp_path / "drumsep.yaml").write_text(DRUMS)
+    return tmp_path / "drumsep.ckpt"
+
+
+def test_mdx23c_brings_sources_chunk_and_overlap(drumsep):
+    found = import_checkpoint(drumsep)
+    assert (found.name, found.sample_rate) == ("tfc_tdf", 44100)
+    settings = found.conf.inference
+    assert settings.source_names == ("kick", "snare", "toms")
+    assert (round(settings.chunk_s * 44100), settings.overlap_count) == (496, 4)
+    assert not settings.stitch and settings.level == "model"
+    assert "496 samples, 0.01 s, by audio.chunk_size; inference.dim_t would be 0.01 s" in found.told
+
+
+def test_mdx23c_with_one_target_has_one_source(drumsep):
+    tensors = published("mdx23c")
+    tensors["final_conv.2.weight"] = tensors["final_conv.2.weight"][: 4 * 2]
+    torch.save(tensors, drumsep)
+    text = DRUMS.replace("target_instrument: null", "target_instrument: snare")
+    drumsep.with_suffix(".yaml").write_text(text)
+    found = import_checkpoint(drumsep)
+    assert found.params["num_sources"] == 1 and found.conf.inference.source_names == ("snare",)
+
+
+@pytest.mark.parametrize(
+    "old, new, told",
+    [
+        ("growth: 2, ", "", "section `model`: the option 'growth' is missing"),
+        ("growth: 2", "growht: 2", "unknown option 'growht', the nearest is 'growth'"),
+        ("norm: InstanceNorm", "norm: BatchNorm", "norm 'BatchNorm' is not built here, only 'InstanceNorm'"),
+        ("hop_length: 16, ", "", "audio.hop_length is missing"),
+        ("instruments: [kick, snare, toms]", "instruments: []", "training.instruments has no names"),
+        ("model:", "modell:", "the section `model` is missing; is it the YAML of this checkpoint"),
+        ("growth: 2", "growth: 4", "tensors do not fit"),
+        ("num_scales: 2", "num_scales: 8", "dim_f 32 must be a multiple"),
+        ("chunk_size: 496", "chunk_size: !!python/object/apply:os.mkdir [ran]", "refused"),
+    ],
+)  # fmt: skip
+def test_a_wrong_yaml_of_mdx23c(drumsep, old, new, told):
+    assert old in DRUMS
+    drumsep.with_suffix(".yaml").write_text(DRUMS.replace(old, new))
+    with pytest.raises(ValueError, match=told):
+        import_checkpoint(drumsep)
+
+
+def test_mdx23c_without_its_yaml(drumsep):
+    drumsep.with_suffix(".yaml").unlink()
+    with pytest.raises(ValueError, match="--config with the YAML that was published with it"):
+        import_checkpoint(drumsep)

@@ -69,7 +69,7 @@ def as_saved(case, **more):
 
 def test_numpys_states_of_random_generators_are_data(tmp_path):
     torch.save(as_saved("tf_gridnet"), tmp_path / "temp_best.pth.tar")
-    name, params, rate, _, told = import_checkpoint(tmp_path / "temp_best.pth.tar")
+    name, params, rate, _, told, *_ = import_checkpoint(tmp_path / "temp_best.pth.tar")
     assert (name, rate, told) == ("usef_tf_gridnet", 8000, "USEF-TSE usef_tf_gridnet")
     assert complete(name, params) == complete(name, GRIDNET)
 
@@ -158,7 +158,7 @@ def test_averaged_weights_and_options_of_a_mamba(tmp_path):
         key: value + 1 if value.is_floating_point() else value for key, value in saved["model_state_dict"].items()
     }
     torch.save({**saved, "ema_state_dict": averaged}, tmp_path / "best_model.pt")
-    name, params, rate, weights, told = import_checkpoint(tmp_path / "best_model.pt")
+    name, params, rate, weights, told, *_ = import_checkpoint(tmp_path / "best_model.pt")
     assert (name, rate, told) == ("usef_tse_mamba", 16000, "USEF-TSE-Mamba, averaged weights")
     assert complete(name, params) == complete(name, MAMBA)
     assert weights["output.bias"].equal(averaged["final_decoder.3.bias"])

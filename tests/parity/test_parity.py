@@ -18,6 +18,7 @@ from tse_lib.hub import (
     espnet,
     hifi_tse,
     look2hear,
+    mdx23c,
     mossformer2,
     sepmamba,
     speechbrain,
@@ -114,6 +115,15 @@ def sepmamba_params(config: dict[str, Any], keys: Any) -> dict[str, Any]:
     return sepmamba.params_of(config, causal=not any("backward" in key for key in keys))
 
 
+def tfc_tdf_params(config: dict[str, Any], keys: Any) -> dict[str, Any]:
+    """The fixture's flat options in the sections of a YAML."""
+    audio = {name: config[name] for name in ("n_fft", "hop_length", "dim_f", "num_channels")}
+    of_model = [name for name in mdx23c.MODEL if name in config and name != "num_channels"]
+    model = {name: config[name] for name in of_model} | {"num_channels": config["model_channels"]}
+    model |= {"act": "gelu", "norm": "InstanceNorm"}
+    return mdx23c.params_of({"audio": audio, "model": model, "training": {"instruments": config["instruments"]}})
+
+
 def spmamba_params(config: dict[str, Any], keys: Any) -> dict[str, Any]:
     return look2hear.params_of(config)
 
@@ -179,6 +189,7 @@ ADAPTERS = {  # the longest beginning of a fixture's name decides
     "tf_gridnet_v1": Adapter("tf_gridnet", espnet_params("tfgridnet"), espnet.names_of, separate_rounded),
     "tf_gridnet_v2": Adapter("tf_gridnet", espnet_params("tfgridnetv2"), espnet.names_of, separate_rounded),
     "tf_gridnet_v3": Adapter("tf_gridnet", espnet_params("tfgridnetv3"), espnet.names_of, separate),
+    "tfc_tdf": Adapter("tfc_tdf", tfc_tdf_params, mdx23c.names_of, lambda model, mixture: model(mixture)),
     "xtfgridnet": Adapter("x_tf_gridnet", x_tf_gridnet.params_of, x_tf_gridnet.names_of, x_tf_gridnet_outputs),
     "usef_sepformer": Adapter(
         "usef_sepformer", usef_tse_params("usef_sepformer", USEF_SEPFORMER_TOLD), usef_tse.names_of, extract

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from tse_lib.config import Deployed, build
 from tse_lib.hub import IMPORTERS, export_checkpoint, import_checkpoint
 from tse_lib.hub.public import PUBLIC
 from tse_lib.inference.packed import read_packed, write_packed
@@ -29,22 +28,11 @@ def main(argv: list[str]) -> None:
     if args.to:
         back(args)
         return
-    name, params, sample_rate, weights, told = import_checkpoint(
-        args.source, args.preset, args.config, args.sample_rate
-    )
-    conf = build(
-        Deployed,
-        {
-            "sample_rate": sample_rate,
-            "model": {"name": name, "params": params},
-            "inference": {"chunk_s": 4.0, "overlap_count": 2},
-        },
-        args.source,
-    )
-    readme = f"# {told}\n\nConverted from `{args.source}`. Licence and data: those of the source.\n"
-    write_packed(args.out, weights, conf, readme)
-    count = sum(value.numel() for value in weights.values())
-    print(f"{args.source}: {told}; {name}, {sample_rate} Hz, {count:,} parameters -> {args.out}")
+    found = import_checkpoint(args.source, args.preset, args.config, args.sample_rate)
+    readme = f"# {found.told}\n\nConverted from `{args.source}`. Licence and data: those of the source.\n"
+    write_packed(args.out, found.weights, found.conf, readme)
+    count = sum(value.numel() for value in found.weights.values())
+    print(f"{args.source}: {found.told}; {found.name}, {found.sample_rate} Hz, {count:,} parameters -> {args.out}")
 
 
 def back(args: argparse.Namespace) -> None:

@@ -10,15 +10,17 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from tse_lib.config import Deployed, build
 from tse_lib.hub import (
     asteroid,
     espnet,
     hifi_tse,
     look2hear,
+    mdx23c,
     mossformer2,
     polsess,
     sepmamba,
@@ -68,6 +70,7 @@ IMPORTERS = {  # the first that recognises a source reads it
         mossformer2.hugging_face_names_of,
         mossformer2.write_hugging_face,
     ),
+    "mdx23c": _importer(mdx23c, "tfc_tdf"),
     "spex_plus": _importer(spex_plus, "spex_plus"),
     "x_tf_gridnet": _importer(x_tf_gridnet, "x_tf_gridnet"),
     "speakerbeam": _importer(speakerbeam, "td_speakerbeam"),
@@ -81,10 +84,21 @@ IMPORTERS = {  # the first that recognises a source reads it
 }
 
 
+class Imported(NamedTuple):
+    """A checkpoint of another project as a network of ours: `told` says what was recognised."""
+
+    name: str
+    params: dict[str, Any]
+    sample_rate: int
+    weights: dict[str, Tensor]
+    told: str
+    conf: Deployed
+
+
 def import_checkpoint(
     path: str | Path, preset: str | None = None, config: str | Path | None = None, sample_rate: int | None = None
-) -> tuple[str, dict[str, Any], int, dict[str, Tensor], str]:
-    """(model name, its params, sample rate, weights, what was recognised) of a checkpoint of another project.
+) -> Imported:
+    """Read a checkpoint of another project.
 
     Args:
         path: a file, a folder, a zip archive, a folder of Hugging Face's cache, or a name of PUBLIC that is in it.
@@ -117,7 +131,11 @@ def import_checkpoint(
         wanted = build_model(found.name, found.params, found.sample_rate, task=None).state_dict()
         weights = from_published(found.tensors, names, wanted, str(path))
     origin = f", {known.repo}{f' ({known.licence})' if known.licence else ''}" if known else ""
-    return found.name, found.params, found.sample_rate, weights, found.told + origin
+    inference = {"chunk_s": 4.0, "overlap_count": 2, **found.inference}
+    values = {"sample_rate": found.sample_rate, "inference": inference}
+    values["model"] = {"name": found.name, "params": found.params}
+    conf = build(Deployed, values, str(path))
+    return Imported(found.name, found.params, found.sample_rate, weights, found.told + origin, conf)
 
 
 def export_checkpoint(

@@ -1,7 +1,7 @@
 """What an importer is told, and what it finds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +30,7 @@ class Found:
         name, params, sample_rate: our network.
         tensors: in the published layout.
         told: what was recognised, in a few words.
+        inference: settings that the checkpoint brings, of tse_lib.config.Inference.
     """
 
     name: str
@@ -37,3 +38,4 @@ class Found:
     sample_rate: int
     tensors: Mapping[str, Tensor]
     told: str
+    inference: Mapping[str, Any] = field(default_factory=dict)

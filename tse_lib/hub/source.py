@@ -24,7 +24,12 @@ from torch import Tensor
 
 from tse_lib import checkpoint
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "best_model.pth")  # what a folder's only file of weights is called
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "best_model.pth",
+    "model.ckpt",
+)  # what a folder's only file of weights is called
 POINTER = "last_best_checkpoint"  # ClearerVoice: a text that names it
 CONFIGS = ("config.json", "conf.yml", "conf.yaml")
 UNPACKED = (".yaml", ".yml", ".json", ".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -34,7 +39,7 @@ WRAPPERS = (
     "_orig_mod.",
     "audio_model.",
 )  # what DistributedDataParallel, torch.compile and Lightning prepend
-HOLDERS = ("state_dict", "model_state_dict", "model")  # where a dictionary keeps its tensors
+HOLDERS = ("state_dict", "model_state_dict", "model", "state")  # where a dictionary keeps its tensors
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,8 @@ def opened(path: str | Path, config: str | Path | None = None) -> Iterator[Sourc
             yield dataclasses.replace(_read_folder(Path(folder), given), name=str(path))
     else:
         saved = read_weights(path)
-        beside = next(
-            (path.parent / name for name in ("conf.yml", "conf.yaml") if (path.parent / name).is_file()), None
-        )
+        candidates = path.with_suffix(".yaml"), path.parent / "conf.yml", path.parent / "conf.yaml"
+        beside = next((candidate for candidate in candidates if candidate.is_file()), None)
         found = given if given is not None or beside is None else read_config(beside)
         yield Source(str(path), saved=saved, tensors=tensors_in(saved), config=found)
 
@@ -154,7 +158,7 @@ class Tagged:
 
 
 class _TagLoader(yaml.SafeLoader):
-    """Reads tags of a file's own (`!new:…`, `!ref …`) as data; those of Python objects (`!!python/…`) are refused."""
+    """Reads tags of a file's own (`!new:…`, `!ref …`) as data; those of Python objects are refused."""
 
 
 def _as_data(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Tagged:
@@ -166,6 +170,13 @@ def _as_data(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Tagged:
 
 
 _TagLoader.add_multi_constructor("!", _as_data)
+
+
+def _as_list(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
+_TagLoader.add_constructor("tag:yaml.org,2002:python/tuple", _as_list)  # the one of Python's that is common: a list
 
 
 def read_tagged_yaml(text: str, name: str) -> Any:

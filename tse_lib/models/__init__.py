@@ -23,6 +23,7 @@ from tse_lib.models.spex_plus import SpExPlus
 from tse_lib.models.spmamba import SPMamba
 from tse_lib.models.td_speakerbeam import TDSpeakerBeam
 from tse_lib.models.tf_gridnet import TFGridNet
+from tse_lib.models.tfc_tdf import TFCTDF
 from tse_lib.models.usef_sepformer import USEFSepFormer
 from tse_lib.models.usef_tf_gridnet import USEFTFGridNet
 from tse_lib.models.usef_tse_mamba import USEFTSEMamba
@@ -47,6 +48,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "sepmamba": SepMamba,
     "spmamba": SPMamba,
     "tf_gridnet": TFGridNet,
+    "tfc_tdf": TFCTDF,
 }
 
 

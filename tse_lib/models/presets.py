@@ -375,6 +375,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "causal": False,
         "params": {},
     },
+    "mdx23c_drums": {
+        "name": "tfc_tdf",
+        "task": "separate",
+        "paper": "Kim et al. 2023 (arXiv 2306.09382); jarredou's five drum stems",
+        "sample_rate": 44100,
+        "causal": False,
+        "params": {},
+    },
 }
 
 
