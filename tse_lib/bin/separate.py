@@ -1,17 +1,25 @@
 """tse separate: recordings of any length into their sources."""
 
 import argparse
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+
+import numpy as np
+import torch
 
 import tse_lib
 from tse_lib import audio
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import Inference
+from tse_lib.hub import import_checkpoint
 from tse_lib.inference.chunked import with_progress
+from tse_lib.inference.extractor import Extractor
+from tse_lib.inference.loading import assemble
 from tse_lib.inference.separator import Separator
 
+REST = -1  # the place of what no source has
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
 
 
@@ -24,9 +32,13 @@ def main(argv: list[str]) -> None:
         epilog="example: tse separate meeting.wav --model exp/sep/best.pt -o talkers",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings: wav, flac, ogg and what soundfile reads")
-    parser.add_argument("--model", required=True, help="best.pt or a packed model folder")
+    parser.add_argument("--model", required=True, help="best.pt or a packed model folder; with --config, a checkpoint "
+                        "of another project")  # fmt: skip
+    parser.add_argument("--config", help="that project's own configuration, as the YAML beside an MDX23C checkpoint")
     parser.add_argument("-o", "--out", required=True, help="folder for the sources; files of these names are replaced")
     parser.add_argument("--stems", nargs="+", metavar="SOURCE", help="only these, by name or number (default: all)")
+    parser.add_argument("--rest", action="store_true", help="also write <name>_rest: the recording less all its "
+                        "sources, so that all files together are the recording again")  # fmt: skip
     parser.add_argument("--format", choices=tuple(SUBTYPES), default="wav", help="(default: %(default)s)")
     parser.add_argument(
         "--subtype", choices=("FLOAT", "PCM_24", "PCM_16"), help="(default: FLOAT of wav, PCM_24 of flac)"
@@ -48,10 +60,14 @@ def main(argv: list[str]) -> None:
     if twice:
         raise ValueError(f"{twice[0]}: several inputs of this name would be written to the same files of {args.out}")
     facts = {path: audio.info(path) for path in args.files}  # all of them, before the first one takes its hours
-    separator = tse_lib.load(args.model, device_of(args))
+    separator = load(args.model, args.config, device_of(args))
     if not isinstance(separator, Separator):
         raise ValueError(f"{args.model}: a network that extracts; use tse extract")
     wanted = pick(separator.source_names, args.stems)
+    if args.rest:
+        if "rest" in wanted.values():
+            raise ValueError("--rest: the model has a source of that name")
+        wanted[REST] = "rest"
     for path in args.files:
         refuse_overwriting(outputs_of(path, args, wanted), args.files)
     given = {key: getattr(args, key) for key in ("chunk_s", "overlap_count", "batch_size", "level")}
@@ -67,6 +83,15 @@ def main(argv: list[str]) -> None:
         separate_file(
             separator, path, outputs_of(path, args, wanted), args.subtype or SUBTYPES[args.format], fitted[kind]
         )
+
+
+def load(model: str, config: str | None, device: torch.device) -> Extractor | Separator:
+    """A model of ours, or one of another project, read as strictly as `tse convert` reads it."""
+    if config is None:
+        return tse_lib.load(model, device)
+    found = import_checkpoint(model, config=config)
+    print(f"{model}: {found.told}")
+    return assemble(found.weights, found.conf, model, device)
 
 
 def pick(names: tuple[str, ...], stems: list[str] | None) -> dict[int, str]:
@@ -94,7 +119,15 @@ def separate_file(separator: Separator, path: str, outputs: dict[int, Path], sub
     """Read, separate and write a file block by block; an output appears when it is whole."""
     rate, num_samples, num_channels = audio.info(path)
     seconds, metadata = num_samples / rate, audio.tags(path)
-    blocks = separator.separate_blocks(audio.read_blocks(path), rate, settings)
+    recording: deque[np.ndarray] = deque()  # what was read and not yet written, where the rest is wanted
+
+    def read() -> Iterator[np.ndarray]:
+        for block in audio.read_blocks(path):
+            if REST in outputs:
+                recording.append(block)
+            yield block
+
+    blocks = separator.separate_blocks(read(), rate, settings)
     if seconds > settings.chunk_s:
         blocks = with_progress(blocks, Path(path).name, seconds, rate)
     with ExitStack() as stack:
@@ -104,7 +137,8 @@ def separate_file(separator: Separator, path: str, outputs: dict[int, Path], sub
         }
         for block in blocks:
             for place, writer in writers.items():
-                writer.write(block[place])
+                sources = take(recording, block.shape[-1]) - block.sum(0) if place == REST else block[place]
+                writer.write(sources)
     for writer in writers.values():
         if writer.num_clipped:
             print(
@@ -112,3 +146,15 @@ def separate_file(separator: Separator, path: str, outputs: dict[int, Path], sub
                 "--format wav --subtype FLOAT keeps them"
             )
     print(f"{path}: {seconds:.1f} s, {num_channels} channel(s), {rate} Hz -> {', '.join(map(str, outputs.values()))}")
+
+
+def take(blocks: deque[np.ndarray], size: int) -> np.ndarray:
+    """The first `size` samples (C, size) of blocks, which are removed from them."""
+    parts = []
+    while size:
+        block = blocks.popleft()
+        parts.append(block[:, :size])
+        if block.shape[1] > size:
+            blocks.appendleft(block[:, size:])
+        size -= parts[-1].shape[1]
+    return np.concatenate(parts, 1)

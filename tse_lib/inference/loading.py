@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from tse_lib import checkpoint
 from tse_lib.config import Deployed, build
 from tse_lib.inference.calibration import beside
@@ -11,7 +14,7 @@ from tse_lib.inference.separator import Separator
 from tse_lib.models import build_model, task_of
 
 
-def load(path: str | Path, device: str = "cpu") -> Extractor | Separator:
+def load(path: str | Path, device: str | torch.device = "cpu") -> Extractor | Separator:
     """A checkpoint (`exp/<name>/best.pt`) or a packed model folder, ready for its task. Nothing in it is executed.
 
     Raises:
@@ -27,6 +30,17 @@ def load(path: str | Path, device: str = "cpu") -> Extractor | Separator:
         wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
         weights, conf = checkpoint.averaged_weights(saved), build(Deployed, wanted, str(path))
         conf = conf.model_copy(update={"calibration": beside(path)})
+    return assemble(weights, conf, str(path), device)
+
+
+def assemble(
+    weights: dict[str, Tensor], conf: Deployed, path: str, device: str | torch.device = "cpu"
+) -> Extractor | Separator:
+    """A network with these weights, ready for its task.
+
+    Raises:
+        ValueError: they do not fit it.
+    """
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate, task=None)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
