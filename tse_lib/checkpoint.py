@@ -47,8 +47,8 @@ def load(path: str | Path) -> dict[str, Any]:
     state = read_tensors(path)
     if not isinstance(state, dict) or "version" not in state:
         raise ValueError(
-            f"{path}: not a checkpoint of this toolkit; `tse convert` reads those of other projects, and so does `tse "
-            "separate` with --config"
+            f"{path}: not a checkpoint of this toolkit (`tse convert` reads those of other projects, and so does `tse "
+            "separate` with --config)"
         )
     if state["version"] > VERSION:
         raise ValueError(f"{path}: checkpoint version {state['version']}, this release reads up to {VERSION}")
