@@ -6,10 +6,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from tse_lib.config import Inference
-from tse_lib.inference.chunked import align_channels, cut, fit_level, infer, infer_blocks, weights
+from tse_lib.inference.chunked import align_channels, cut, fit_level, infer, infer_blocks, window_of
 
 CHUNK = 100
 LENGTHS = [1, 30, CHUNK, CHUNK + 1, 140, 201, 1170]  # 0.3, 1, 1.4, 2.01 and 11.7 chunks among them
+OVERLAPS = [1, 2, 3, 4, 8]
+CROSSFADES = [0, 0.01, 0.125, 0.49]  # of tiling, overlap_count 1
 
 
 def noise(*shape, seed=0):
@@ -42,59 +44,77 @@ class Contextual(nn.Module):
 # ---------------------------------------------------------------------------------------- exact cover
 
 
+def all_ways(test):
+    """Overlaps, and tilings with each share in common."""
+    ways = [(1, crossfade) for crossfade in CROSSFADES] + [(count, 0) for count in OVERLAPS[1:]]
+    return pytest.mark.parametrize(("overlap_count", "crossfade"), ways)(test)
+
+
 @pytest.mark.parametrize("window", ["hann", "flat"])
-@pytest.mark.parametrize("overlap_count", [1, 2, 3, 4, 8])
+@all_ways
 @pytest.mark.parametrize("size", LENGTHS)
-def test_sources_without_context_come_out_as_if_uncut(size, overlap_count, window):
+def test_sources_without_context_come_out_as_if_uncut(size, overlap_count, crossfade, window):
     mixture = noise(2, size)
-    estimate = infer(Halves(), mixture, None, settings(overlap_count, window=window, batch_size=3), 1)
+    wanted = settings(overlap_count, crossfade=crossfade, window=window, batch_size=3)
+    estimate = infer(Halves(), mixture, None, wanted, 1)
     assert estimate.shape == (2, 2, size)
     assert null_db(estimate, Halves()(mixture[None])[0]) < -120
 
 
-@pytest.mark.parametrize("overlap_count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("overlap_count", OVERLAPS[1:])
 @pytest.mark.parametrize("size", LENGTHS[3:])
 def test_every_sample_lies_in_as_many_chunks_as_asked(size, overlap_count):
     """Chunks hold their samples' places; mirrored ones do not count, nor what the window leaves out."""
     hop = CHUNK // overlap_count
-    chunks = list(cut([torch.arange(1.0, size + 1)[None]], CHUNK, overlap_count))
+    chunks = list(cut([torch.arange(1.0, size + 1)[None]], CHUNK, hop))
     covered = torch.zeros(size + 2 * CHUNK)
-    for number, (chunk, _) in enumerate(chunks):
+    for number, (chunk, context, _) in enumerate(chunks):
         start = CHUNK + (number + 1 - overlap_count) * hop
         covered[start : start + hop * overlap_count] += 1
         inside = slice(max(start, CHUNK), min(start + CHUNK, CHUNK + size))
-        assert torch.equal(
+        assert not context and torch.equal(
             chunk[0, inside.start - start : inside.stop - start], torch.arange(inside.start, inside.stop) - CHUNK + 1.0
         )
     assert (covered[CHUNK : CHUNK + size] == overlap_count).all()
-    assert sum(num_done for _, num_done in chunks) == size
+    assert sum(num_done for _, _, num_done in chunks) == size
     assert len(chunks) == -(-size // hop) + overlap_count - 1  # none that touches nothing but mirrored samples
 
 
-def test_both_ends_are_mirrored():
-    first, *_, last = (chunk[0].tolist() for chunk, _ in cut([torch.arange(12.0)[None]], 8, 2))
-    assert first == [4, 3, 2, 1, 0, 1, 2, 3] and last == [8, 9, 10, 11, 10, 9, 8, 7]
+@pytest.mark.parametrize("crossfade", CROSSFADES)
+@pytest.mark.parametrize("size", LENGTHS[3:])
+def test_tiles_are_as_few_as_can_be_and_hold_the_signal_alone(size, crossfade):
+    common = round(crossfade * CHUNK)
+    hop = CHUNK - common
+    chunks = list(cut([torch.arange(float(size))[None]], CHUNK, hop))
+    assert len(chunks) == -(-(size - common) // hop) and sum(num_done for *_, num_done in chunks) == size
+    for number, (chunk, context, _) in enumerate(chunks):
+        start = number * hop - context
+        assert torch.equal(chunk[0], torch.arange(start, start + CHUNK).float())
+        assert not context or number == len(chunks) - 1
+    assert start + CHUNK == size
 
 
+@pytest.mark.parametrize("hop", [25, CHUNK - 12])
 @pytest.mark.parametrize("size", [1, 30, CHUNK])
-def test_short_signals_are_one_chunk_of_their_length(size):
-    ((chunk, num_done),) = cut([noise(2, size)], CHUNK, 4)
-    assert torch.equal(chunk, noise(2, size)) and num_done == size
+def test_short_signals_are_one_chunk_of_their_length(size, hop):
+    ((chunk, context, num_done),) = cut([noise(2, size)], CHUNK, hop)
+    assert torch.equal(chunk, noise(2, size)) and (context, num_done) == (0, size)
 
 
-@pytest.mark.parametrize("overlap_count", [1, 2, 4, 8])
+@all_ways
 @pytest.mark.parametrize("size", LENGTHS)
-def test_batch_size_and_blocks_change_nothing(size, overlap_count):
+def test_batch_size_and_blocks_change_nothing(size, overlap_count, crossfade):
     mixture = noise(2, size)
-    expected = infer(Contextual(), mixture, None, settings(overlap_count), 1)
+    expected = infer(Contextual(), mixture, None, settings(overlap_count, crossfade=crossfade), 1)
     assert expected.isfinite().all()
     for batch_size, block in ((2, 7), (3, CHUNK), (100, 1000)):
-        wanted = settings(overlap_count, batch_size=batch_size)
+        wanted = settings(overlap_count, crossfade=crossfade, batch_size=batch_size)
         blocks = list(infer_blocks(Contextual(), mixture.split(block, -1), None, wanted, 1))
         assert null_db(torch.cat(blocks, -1), expected) < -100
 
 
-def test_blocks_come_out_as_soon_as_they_are_done():
+@pytest.mark.parametrize(("overlap_count", "crossfade"), [(4, 0), (1, 0.125)])
+def test_blocks_come_out_as_soon_as_they_are_done(overlap_count, crossfade):
     """What was read but has not come out is bounded, however long the signal."""
     read = 0
 
@@ -105,24 +125,57 @@ def test_blocks_come_out_as_soon_as_they_are_done():
             yield noise(1, 10)
 
     done = held = 0
-    for block in infer_blocks(Halves(), blocks(), None, settings(4, batch_size=2), 1):
+    wanted = settings(overlap_count, crossfade=crossfade, batch_size=2)
+    for block in infer_blocks(Halves(), blocks(), None, wanted, 1):
         held, done = max(held, read - done), done + block.shape[-1]
     assert done == 10000 and held <= 3 * CHUNK
 
 
-@pytest.mark.parametrize("overlap_count", [1, 2, 3, 7])
-def test_windows(overlap_count):
+@pytest.mark.parametrize("window", ["hann", "flat"])
+@pytest.mark.parametrize("overlap_count", [2, 3, 7])
+def test_windows(overlap_count, window):
     hop = CHUNK // overlap_count
-    for window in ("hann", "flat"):
-        fade = weights(CHUNK, overlap_count, window)
-        used, rest = fade[: hop * overlap_count].view(overlap_count, hop), fade[hop * overlap_count :]
-        assert (used.sum(0) - 1).abs().max() < 1e-12 and (used > 0).all() and not rest.any()
-    assert torch.equal(used, torch.full_like(used, 1 / overlap_count))
+    shape = window_of(CHUNK, hop, window)
+    used, rest = shape[: hop * overlap_count].view(overlap_count, hop), shape[hop * overlap_count :]
+    assert (used > 0).all() and not rest.any()
+    sums = used.sum(0)
+    assert torch.allclose(sums, torch.full_like(sums, overlap_count / (2 if window == "hann" else 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("crossfade", CROSSFADES)
+def test_tiles_fade_where_they_overlap(crossfade):
+    common = round(crossfade * CHUNK)
+    shape = window_of(CHUNK, CHUNK - common, "hann")
+    assert torch.equal(shape[common : CHUNK - common], torch.ones(CHUNK - 2 * common, dtype=torch.float64))
+    sums = shape[:common] + shape[CHUNK - common :]
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-12) and (shape > 0).all()
+    assert (shape[:common].diff() > 0).all() and torch.allclose(shape, shape.flip(0))
+
+
+def test_neighbours_fade_into_each_other():
+    """Each chunk's output is its own number: it goes from one to the next over what they share, and nowhere else."""
+
+    class Counting(nn.Module):
+        count = -1.0
+
+        def forward(self, mixture):
+            self.count += 1
+            return torch.full_like(mixture[:, None], self.count)
+
+    estimate = infer(Counting(), noise(1, 276), None, settings(1, crossfade=0.12), 1)[0, 0]  # 0, 88, 176 to 276
+    assert torch.allclose(estimate[:88], torch.zeros(88)) and torch.allclose(estimate[100:176], torch.ones(76))
+    assert torch.allclose(estimate[188:], torch.full((88,), 2.0))
+    assert (estimate[88:100].diff() > 0).all() and (estimate[176:188].diff() > 0).all()
 
 
 def test_the_cross_fade_is_smooth():
-    fade = weights(CHUNK, 2, "hann")
+    fade = window_of(CHUNK, CHUNK // 2, "hann")
     assert fade[0] < 1e-3 and fade.diff().abs().max() < 2 * torch.pi / CHUNK and torch.allclose(fade, fade.flip(0))
+
+
+def test_a_crossfade_is_for_tiles():
+    with pytest.raises(ValueError, match="crossfade is for overlap_count 1; here chunks overlap 2 times"):
+        settings(2, crossfade=0.1)
 
 
 @pytest.mark.parametrize(("chunk_s", "overlap_count"), [(0.1, 1), (10, 11)])
@@ -181,10 +234,13 @@ def talking(size, num_channels=1):
     return wave * gains
 
 
-@pytest.mark.parametrize("overlap_count", [2, 3, 4])
-def test_scrambled_sources_are_put_in_one_order(overlap_count):
+@pytest.mark.parametrize(
+    ("overlap_count", "others"), [(2, {}), (3, {}), (4, {}), (1, {"crossfade": 0.3, "chunk_s": 3 * CHUNK})]
+)
+def test_scrambled_sources_are_put_in_one_order(overlap_count, others):
     mixture, model = talking(3000), Scrambled()
-    estimate = infer(model, mixture, None, settings(overlap_count, stitch=True, batch_size=4), 1)
+    wanted = settings(overlap_count, stitch=True, batch_size=4, **others)
+    estimate = infer(model, mixture, None, wanted, 1)
     assert len(model.orders) == 6
     assert null_db(in_one_order(estimate, three(mixture)), three(mixture)) < -100
     swapped = infer(Scrambled(), mixture, None, settings(overlap_count), 1)

@@ -21,6 +21,7 @@ from tse_lib.bin.main import main
 from tse_lib.inference import memory, separator
 from tse_lib.inference.separator import Separator
 from tse_lib.models import build_model
+from tse_lib.models.conv_tasnet import ConvTasNet
 
 RATE = 8000
 MISSING, BAD_DATA = 3, 4
@@ -152,6 +153,35 @@ def test_the_rest_makes_the_recording_whole(tse, stems):
     np.testing.assert_allclose(sum(parts), audio.read("song.wav", mono=False)[0], rtol=0, atol=1e-6)
     assert tse("song.wav", "--rest", *stems, out="again")[0] == 0
     np.testing.assert_array_equal(audio.read("again/song_rest.wav", mono=False)[0], parts[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "num_chunks"),
+    [
+        ([], 13),  # of 0.5 s in 3 s, by the model's overlap_count 2
+        (["--quality", "best"], 55),
+        (["--quality", "balanced"], 13),
+        (["--quality", "fast"], 7),
+        (["--quality", "fast", "--overlap_count", "4"], 27),
+        (["--quality", "best", "--crossfade", "0.4"], 10),
+        (["--overlap_count", "1", "--level", "model", "--crossfade", "0.4"], 10),
+    ],
+)
+def test_the_quality_is_how_often_each_sample_is_computed(tse, monkeypatch, words, num_chunks):
+    counted, forward = [], ConvTasNet.forward
+
+    def counting(self, mixture):
+        counted.append(len(mixture))
+        return forward(self, mixture)
+
+    monkeypatch.setattr(ConvTasNet, "forward", counting)
+    monkeypatch.setattr(Separator, "fit_memory", lambda self, settings, *_: (settings, "not asked"))
+    assert tse("mix.wav", *words)[0] == 0 and sum(counted) == num_chunks
+
+
+def test_a_crossfade_of_chunks_that_overlap_anyway(tse):
+    told = "crossfade is for overlap_count 1; here chunks overlap 4 times"
+    assert_refused(tse("mix.wav", "--overlap_count", "4", "--crossfade", "0.1"), told)
 
 
 # ---------------------------------------------------------------------------------------- odd and broken inputs

@@ -399,6 +399,9 @@ class Train(Section):
 class Inference(Section):
     chunk_s: float = Field(30.0, gt=0, description="longer mixtures are cut into overlapping chunks of this length")
     overlap_count: int = Field(2, ge=1, description="how many chunks cover a sample")
+    crossfade: float = Field(
+        0.0, ge=0, lt=0.5, description="share of a chunk that it has in common with the next one at overlap_count 1"
+    )
     batch_size: int = Field(1, gt=0)
     window: Literal["hann", "flat"] = Field("hann", description="chunks are cross-faded, or their plain mean is taken")
     # of separators
@@ -407,6 +410,12 @@ class Inference(Section):
         "mixture", description="sources are scaled so that their sum fits the mixture; model: they come scaled"
     )
     source_names: Names = Field((), description="of the sources in the model's order, for file names; none: numbers")
+
+    @model_validator(mode="after")
+    def _overlaps_in_one_way(self) -> "Inference":
+        if self.crossfade and self.overlap_count > 1:
+            raise ValueError(f"crossfade is for overlap_count 1; here chunks overlap {self.overlap_count} times")
+        return self
 
     @model_validator(mode="after")
     def _names_of_files(self) -> "Inference":

@@ -21,6 +21,11 @@ from tse_lib.inference.separator import Separator
 
 REST = -1  # the place of what no source has
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
+QUALITIES: dict[str, dict[str, float]] = {  # how chunks overlap
+    "best": {"overlap_count": 8, "crossfade": 0},
+    "balanced": {"overlap_count": 2, "crossfade": 0},
+    "fast": {"overlap_count": 1, "crossfade": 0.125},
+}
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +54,16 @@ def main(argv: list[str]) -> None:
         help="mixture: scale sources so that their sum fits the recording; model: as they come (default: the model's)",
     )
     parser.add_argument("--chunk_s", type=float, help="seconds processed at once (default: the model's)")
-    parser.add_argument("--overlap_count", type=int, help="chunks that cover a sample (default: the model's)")
+    parser.add_argument(
+        "--quality",
+        choices=tuple(QUALITIES),
+        help="how often each sample of a long file is computed, which is what it costs: best 8 times, balanced 2, fast "
+        "1.14, in chunks that only fade into each other (default: the model's overlap_count)",
+    )
+    parser.add_argument("--overlap_count", type=int, help="chunks that cover a sample, whatever --quality says")
+    parser.add_argument(
+        "--crossfade", type=float, help="with overlap_count 1: share of a chunk over which it fades into the next one"
+    )
     parser.add_argument(
         "--batch_size", type=int, help="chunks at once, fewer if memory is short (default: the model's)"
     )
@@ -70,10 +84,7 @@ def main(argv: list[str]) -> None:
         wanted[REST] = "rest"
     for path in args.files:
         refuse_overwriting(outputs_of(path, args, wanted), args.files)
-    given = {key: getattr(args, key) for key in ("chunk_s", "overlap_count", "batch_size", "level")}
-    settings = Inference(
-        **{**separator.conf.inference.model_dump(), **{k: v for k, v in given.items() if v is not None}}
-    )
+    settings = settings_of(args, separator.conf.inference)
     fitted: dict[tuple[int, float], Inference] = {}
     for path, (rate, num_samples, num_channels) in facts.items():
         kind = num_channels, min(num_samples / rate, settings.chunk_s)
@@ -92,6 +103,16 @@ def load(model: str, config: str | None, device: torch.device) -> Extractor | Se
     found = import_checkpoint(model, config=config)
     print(f"{model}: {found.told}")
     return assemble(found.weights, found.conf, model, device)
+
+
+def settings_of(args: argparse.Namespace, own: Inference) -> Inference:
+    """The model's own settings with what was asked for in their place."""
+    values = {**own.model_dump(), **QUALITIES.get(args.quality, {})}
+    if args.overlap_count is not None or args.crossfade is not None:
+        values |= {"overlap_count": 1, "crossfade": 0}  # each stands for itself
+    names = ("chunk_s", "overlap_count", "crossfade", "batch_size", "level")
+    values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return Inference(**values)
 
 
 def pick(names: tuple[str, ...], stems: list[str] | None) -> dict[int, str]:

@@ -2,9 +2,14 @@
 
     blocks (C,n) -cut-> chunks (C,K) -batches through the model-> (S,C,K) -stitch-> -overlap_add-> blocks (S,C,n)
 
-A chunk of K samples begins every K // overlap_count samples. At both ends the signal is mirrored, so that every sample
-lies in `overlap_count` chunks, the first and the last too. A signal of at most K samples is processed whole. Every step
-is a generator: memory depends on chunk and batch, not on the length.
+A signal of at most K samples is processed whole. A longer one in either of two ways:
+
+- `overlap_count` 2 or more: a chunk begins every K // overlap_count samples. At both ends the signal is mirrored, so
+  that every sample lies in `overlap_count` chunks, the first and the last too.
+- `overlap_count` 1, tiling: neighbours share only `crossfade` of a chunk, over which one fades into the other. Nothing
+  is mirrored: the first chunk begins with the signal, the last one is moved back to end with it. Fewer would not do.
+
+Every step is a generator: memory depends on chunk and batch, not on the length.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +25,7 @@ from tqdm import tqdm
 from tse_lib.config import Inference
 
 Block = TypeVar("Block", Tensor, np.ndarray)
+Cut = tuple[Tensor, int, int]  # a chunk, how many of its first samples only help to hear the rest, and as of Output
 Output = tuple[Tensor, int]  # a chunk and how many samples from its beginning on no later chunk will cover
 
 RIDGE = 1e-3  # of `fit_level`: a source 30 dB below the mean is scaled half by itself, half as the sum
@@ -76,12 +82,24 @@ def infer_blocks(
     Raises:
         ValueError: no samples, a chunk too short for its overlap, no overlap to stitch by, an output not finite.
     """
-    chunk, hop = round(settings.chunk_s * sample_rate), round(settings.chunk_s * sample_rate) // settings.overlap_count
-    chunks = cut(blocks, chunk, settings.overlap_count)
-    outputs = run(processor(model, condition, settings), chunks, settings.batch_size)
+    chunk = round(settings.chunk_s * sample_rate)
+    hop = hop_of(chunk, settings.overlap_count, settings.crossfade)
+    outputs = run(processor(model, condition, settings), cut(blocks, chunk, hop), settings.batch_size)
     if settings.stitch and condition is None:
         outputs = stitch(outputs, hop)
-    return overlap_add(outputs, settings.overlap_count, settings.window)
+    return overlap_add(outputs, hop, settings.window)
+
+
+def hop_of(chunk: int, overlap_count: int, crossfade: float) -> int:
+    """How many samples after another a chunk begins.
+
+    Raises:
+        ValueError: the chunk has too few samples.
+    """
+    hop = chunk // overlap_count if overlap_count > 1 else chunk - round(crossfade * chunk)
+    if hop < 1:
+        raise ValueError(f"a chunk of {chunk} samples cannot overlap {overlap_count} times; take a longer chunk_s")
+    return hop
 
 
 def processor(model: nn.Module, condition: dict[str, Tensor] | None, settings: Inference) -> Callable[[Tensor], Tensor]:
@@ -103,14 +121,15 @@ def processor(model: nn.Module, condition: dict[str, Tensor] | None, settings: I
     return process
 
 
-def cut(blocks: Iterable[Tensor], chunk: int, overlap_count: int) -> Iterator[Output]:
-    """Blocks (C, n) to chunks (C, chunk); one of the whole signal if it is not longer than a chunk."""
-    if overlap_count < 1 or chunk < overlap_count:
-        raise ValueError(f"a chunk of {chunk} samples cannot overlap {overlap_count} times; take a longer chunk_s")
-    blocks, hop = iter(blocks), chunk // overlap_count
+def cut(blocks: Iterable[Tensor], chunk: int, hop: int) -> Iterator[Cut]:
+    """Blocks (C, n) to chunks (C, chunk); one of the whole signal if it is not longer than a chunk.
+
+    Whether the chunks overlap several times or tile the signal follows from `hop`: above half a chunk they tile it.
+    """
+    blocks, count = iter(blocks), chunk // hop
     parts: list[Tensor] = []
     begin = size = 0  # the samples held: where they begin, how many they are
-    ended, start = False, (1 - overlap_count) * hop
+    ended, start = False, (1 - count) * hop
     while True:
         while not ended and begin + size <= max(start, 0) + chunk:  # one sample more tells that the signal goes on
             block = next(blocks, None)
@@ -122,58 +141,64 @@ def cut(blocks: Iterable[Tensor], chunk: int, overlap_count: int) -> Iterator[Ou
             raise ValueError("a signal without samples")
         end, held = begin + size, parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         if ended and end <= chunk:
-            yield held, end
+            yield held, 0, end
+            return
+        if count == 1 and end <= start + chunk:
+            yield held[:, -chunk:], start - (end - chunk), end - start
             return
         if start >= end:
             return
         at = torch.arange(start, start + chunk, device=held.device).abs()
         at = torch.where(at < end, at, 2 * (end - 1) - at)
-        yield held[:, at - begin], min(hop, end - start) if start >= 0 else 0
+        yield held[:, at - begin], 0, min(hop, end - start) if start >= 0 else 0
         start += hop
-        keep = max(begin, start - chunk)  # the end is mirrored with these
+        keep = max(begin, start - chunk)  # the end is mirrored with these, or the last chunk moved back over them
         parts, begin, size = [held[:, keep - begin :]], keep, end - keep
 
 
-def run(process: Callable[[Tensor], Tensor], chunks: Iterable[Output], batch_size: int) -> Iterator[Output]:
+def run(process: Callable[[Tensor], Tensor], chunks: Iterable[Cut], batch_size: int) -> Iterator[Output]:
     """Chunks (C, K) through `process`, (B, C, K) -> (B, S, C, K), in batches: outputs (S, C, K) one by one."""
     chunks = iter(chunks)
     while batch := list(islice(chunks, batch_size)):
-        outputs = process(torch.stack([wave for wave, _ in batch]))
+        outputs = process(torch.stack([wave for wave, _, _ in batch]))
         if not outputs.isfinite().all():
             raise ValueError("the model's output is not finite; is the checkpoint a good one?")
-        yield from zip(outputs, [num_done for _, num_done in batch], strict=True)
+        for output, (_, context, num_done) in zip(outputs, batch, strict=True):
+            yield nn.functional.pad(output[..., context:], (0, context)) if context else output, num_done
 
 
-def overlap_add(outputs: Iterable[Output], overlap_count: int, window: str) -> Iterator[Tensor]:
-    """Outputs (S, C, K) of `cut`'s chunks to blocks (S, C, n): every sample a mean by weights that sum to one."""
-    total, fade = None, torch.empty(0)
+def overlap_add(outputs: Iterable[Output], hop: int, window: str) -> Iterator[Tensor]:
+    """Outputs (S, C, K) of `cut`'s chunks to blocks (S, C, n): every sample a mean by the chunks' windows there."""
+    total = weight = shape = torch.empty(0)
     for output, num_done in outputs:
-        if num_done == output.shape[-1]:  # nothing overlaps with it
+        if num_done == output.shape[-1] and not shape.numel():  # nothing overlaps with it
             yield output
             continue
-        if total is None:
-            total = torch.zeros_like(output)
-            fade = weights(output.shape[-1], overlap_count, window).to(output)
-        hop = output.shape[-1] // overlap_count
-        total = total + output * fade
+        if not shape.numel():
+            shape = window_of(output.shape[-1], hop, window).to(output)
+            total, weight = torch.zeros_like(output), torch.zeros_like(shape)
+        total, weight = total + output * shape, weight + shape
         if num_done:
-            yield total[..., :num_done].clone()
-        total = nn.functional.pad(total[..., hop:], (0, hop))
+            yield total[..., :num_done] / weight[:num_done]
+        total, weight = (nn.functional.pad(sums[..., hop:], (0, hop)) for sums in (total, weight))
 
 
-def weights(chunk: int, overlap_count: int, window: str) -> Tensor:
-    """What each sample of a chunk counts, in double precision: its window over the sum of all chunks' windows there.
+def window_of(chunk: int, hop: int, window: str) -> Tensor:
+    """What each sample of a chunk counts beside those of other chunks, in double precision.
 
-    window: `hann` cross-fades, `flat` is the plain mean. Where `overlap_count` does not divide `chunk`, the last
-    samples count nothing, so that no sample is counted once more than others.
+    window: `hann` cross-fades, `flat` is the plain mean. Where chunks tile the signal, that concerns only what
+    neighbours have in common. Where the number of those that overlap does not divide the chunk, its last samples count
+    nothing, so that no sample is counted once more than others.
     """
-    hop = chunk // overlap_count
-    size = hop * overlap_count
+    count = chunk // hop
+    size = 2 * (chunk - hop) if count == 1 else hop * count  # of both slopes
     shape = torch.ones(size, dtype=torch.float64)
-    if window == "hann":  # without zeros at its ends, which would divide zero by zero if nothing overlaps
-        shape = torch.sin(torch.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / size).square()
-    shape = shape.view(overlap_count, hop)
-    return nn.functional.pad((shape / shape.sum(0)).flatten(), (0, chunk - size))
+    if window == "hann":  # without zeros at its ends, where it may be all that there is
+        shape = torch.sin(torch.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / max(1, size)).square()
+    if count > 1:
+        return nn.functional.pad(shape, (0, chunk - size))
+    rise, fall = shape.split(chunk - hop) if size else (shape, shape)
+    return torch.cat([rise, torch.ones(chunk - size, dtype=torch.float64), fall])
 
 
 # ---------------------------------------------------------------------------------------- separators: order and level
@@ -191,7 +216,9 @@ def stitch(outputs: Iterable[Output], hop: int) -> Iterator[Output]:
     for output, num_done in outputs:
         if before is not None:
             if not before.shape[-1]:
-                raise ValueError("overlap_count 1 leaves nothing by which to order the sources; take 2 or more")
+                raise ValueError(
+                    "overlap_count 1 leaves nothing by which to order the sources; take 2 or more, or a crossfade"
+                )
             score = torch.einsum("sct,pct->sp", before, output[..., : before.shape[-1]])
             output = output[linear_sum_assignment(score.cpu().numpy(), maximize=True)[1]]
         before = output[..., hop:]
