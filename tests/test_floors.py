@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tse_lib"
-GROUND = {"audio", "config", "rng", "manifest", "files", "distributed", "checkpoint", "parallel", "store"}
+GROUND = {"allocator", "audio", "config", "rng", "manifest", "files", "distributed", "checkpoint", "parallel", "store"}
 ALLOWED = {  # room -> rooms it may import, besides the ground floor and itself
     **dict.fromkeys(GROUND, set()),
     "dsp": set(),

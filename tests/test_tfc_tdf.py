@@ -104,3 +104,13 @@ def test_mirroring_goes_back_and_forth(size):
     wave = torch.arange(size)
     walk = [*range(size), *reversed(range(1, size - 1))] if size > 1 else [0]
     assert mirrored_to(wave, 20).tolist() == [walk[place % len(walk)] for place in range(20)]
+
+
+@pytest.mark.parametrize("act", ["gelu", "relu", "elu"])
+def test_without_gradients_the_same_numbers_are_made_in_place(act):
+    torch.manual_seed(0)
+    model, wave = build_model("tfc_tdf", {**SMALL, "act": act}, 44100, task=None), torch.randn(2, 2, 300)
+    kept = wave.clone()
+    with torch.no_grad():
+        in_place = model(wave)
+    assert torch.equal(model(wave), in_place) and torch.equal(wave, kept)

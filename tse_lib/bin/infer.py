@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 import tse_lib
 from tse_lib import audio
+from tse_lib.allocator import keep_freed_memory
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.data.dataset import RenderedMixtures
 from tse_lib.inference.extractor import Extractor
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--job", default="1/1", metavar="J/N", help="do the J-th of N shares (default: all)")
     add_device_options(parser)
     args = parser.parse_args(argv)
+    keep_freed_memory()
 
     model = tse_lib.load(args.model, device_of(args))
     mixtures = RenderedMixtures(args.data, model.sample_rate)

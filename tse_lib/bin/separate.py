@@ -11,6 +11,7 @@ import torch
 
 import tse_lib
 from tse_lib import audio
+from tse_lib.allocator import keep_freed_memory
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import Inference
 from tse_lib.hub import import_checkpoint
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
     )
     add_device_options(parser)
     args = parser.parse_args(argv)
+    keep_freed_memory()
 
     twice = [name for name, count in Counter(Path(path).stem for path in args.files).items() if count > 1]
     if twice:

@@ -1,6 +1,5 @@
 """Training items: drawn as text, read, rendered. Item i is a function of the conf and i alone."""
 
-import ctypes
 import functools
 import warnings
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tse_lib import audio
+from tse_lib.allocator import keep_freed_memory
 from tse_lib.config import Config, Simulation, simulation_at
 from tse_lib.dsp.resample import resample
 from tse_lib.manifest import Mixture, Response, Source, audio_path, read_mixtures
@@ -301,13 +301,3 @@ def set_up_worker(worker: int) -> None:
     """
     torch.set_num_threads(1)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt(m_mmap_threshold, 1 << 30)
-    mallopt(m_trim_threshold, 1 << 30)
