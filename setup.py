@@ -18,6 +18,7 @@ EXTRAS = {
     "eval": ["pesq==0.0.4", "pystoi", "fast-bss-eval"],  # pesq is compiled: a C compiler is needed
     "sim": ["pyroomacoustics"],
     "export": ["onnx", "onnxruntime"],
+    "openvino": ["openvino"],
     "mini": ["espeakng-loader>=0.2.4"],  # the voices of the mini corpus
 }
 EXTRAS["dev"] = ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mir_eval", *sum(EXTRAS.values(), [])]

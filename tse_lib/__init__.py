@@ -3,11 +3,11 @@
 __version__ = "0.1.0"
 
 
-def load(path, device="cpu"):
+def load(path, device="cpu", precision="float32"):
     """A trained model ready to extract or to separate: see `tse_lib.inference.loading.load`."""
     from tse_lib.inference.loading import load as load_model  # torch is imported only when asked for
 
-    return load_model(path, device)
+    return load_model(path, device, precision)
 
 
 def load_profile(path):

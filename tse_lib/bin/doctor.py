@@ -22,6 +22,7 @@ OPTIONAL = {
     "pyroomacoustics": ("pyroomacoustics", "sim", "simulated rooms"),
     "onnx": ("onnx", "export", "ONNX export"),
     "onnxruntime": ("onnxruntime", "export", "running exported models"),
+    "openvino": ("openvino", "openvino", "running exported networks, in bfloat16 too"),
     "espeakng_loader": ("espeakng-loader", "mini", "the voices of the mini corpus"),
 }
 CORE = {

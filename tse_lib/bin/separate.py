@@ -1,6 +1,7 @@
 """tse separate: recordings of any length into their sources."""
 
 import argparse
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,10 +15,13 @@ from tse_lib import audio
 from tse_lib.allocator import keep_freed_memory
 from tse_lib.bin.device import add_device_options, device_of
 from tse_lib.config import Inference
+from tse_lib.export.network import export_network
 from tse_lib.hub import import_checkpoint
 from tse_lib.inference.chunked import with_progress
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.loading import assemble
+from tse_lib.inference.network import BACKENDS, FILES, PRECISIONS, exported
+from tse_lib.inference.profile import fingerprint
 from tse_lib.inference.separator import Separator
 
 REST = -1  # the place of what no source has
@@ -68,6 +72,21 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--batch_size", type=int, help="chunks at once, fewer if memory is short (default: the model's)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS, "int8"),
+        default="auto",
+        help="of the network between its transforms, where it has such a part; bfloat16 on processors and GPUs that "
+        "have it, float16 on GPUs, int8 of exported networks with a --backend (default: %(default)s, float32)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", *BACKENDS),
+        default="torch",
+        help="what computes that network on a processor; what `tse export --onnx` wrote is used, or made for the time "
+        "being (default: %(default)s)",
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs: minutes at the start")
     add_device_options(parser)
     args = parser.parse_args(argv)
     keep_freed_memory()
@@ -79,6 +98,7 @@ def main(argv: list[str]) -> None:
     separator = load(args.model, args.config, device_of(args))
     if not isinstance(separator, Separator):
         raise ValueError(f"{args.model}: a network that extracts; use tse extract")
+    speed_up(separator, args)
     wanted = pick(separator.source_names, args.stems)
     if args.rest:
         if "rest" in wanted.values():
@@ -105,6 +125,31 @@ def load(model: str, config: str | None, device: torch.device) -> Extractor | Se
     found = import_checkpoint(model, config=config)
     print(f"{model}: {found.told}")
     return assemble(found.weights, found.conf, model, device)
+
+
+def speed_up(separator: Separator, args: argparse.Namespace) -> None:
+    """--precision, --backend and --compile."""
+    precision = "float32" if args.precision == "auto" else args.precision
+    if args.backend == "torch":
+        if precision == "int8":
+            raise ValueError(f"--precision int8: of exported networks; --backend {' or '.join(BACKENDS)}")
+        separator.convert(precision)
+        if args.compile:
+            separator.compile()
+        return
+    if args.compile:
+        raise ValueError(f"--compile is torch's; --backend {args.backend} compiles by itself")
+    folder = Path(args.model)
+    found = exported(folder, precision, fingerprint(separator.model, separator.conf)) if folder.is_dir() else None
+    if found:
+        separator.run_exported(found, args.backend, precision)
+        return
+    if precision == "int8":
+        raise ValueError(f"--precision int8: {folder} has no {FILES['int8']}; tse export --onnx --int8 makes a folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        path, report = export_network(separator, Path(temporary))
+        print(f"network: exported for this time, {report['null_db']} dB from torch; tse export --onnx keeps it")
+        separator.run_exported(path, args.backend, precision)
 
 
 def settings_of(args: argparse.Namespace, own: Inference) -> Inference:

@@ -158,13 +158,34 @@ def cut(blocks: Iterable[Tensor], chunk: int, hop: int) -> Iterator[Cut]:
 
 def run(process: Callable[[Tensor], Tensor], chunks: Iterable[Cut], batch_size: int) -> Iterator[Output]:
     """Chunks (C, K) through `process`, (B, C, K) -> (B, S, C, K), in batches: outputs (S, C, K) one by one."""
-    chunks = iter(chunks)
-    while batch := list(islice(chunks, batch_size)):
-        outputs = process(torch.stack([wave for wave, _, _ in batch]))
+    for batch, outputs in one_behind(started(process, chunks, batch_size)):
         if not outputs.isfinite().all():
             raise ValueError("the model's output is not finite; is the checkpoint a good one?")
         for output, (_, context, num_done) in zip(outputs, batch, strict=True):
             yield nn.functional.pad(output[..., context:], (0, context)) if context else output, num_done
+
+
+def started(
+    process: Callable[[Tensor], Tensor], chunks: Iterable[Cut], batch_size: int
+) -> Iterator[tuple[list[Cut], Tensor]]:
+    """Batches with their outputs, which a GPU may still be computing."""
+    chunks = iter(chunks)
+    while batch := list(islice(chunks, batch_size)):
+        yield batch, process(torch.stack([wave for wave, _, _ in batch]))
+
+
+def one_behind(batches: Iterable[tuple[list[Cut], Tensor]]) -> Iterator[tuple[list[Cut], Tensor]]:
+    """Of a GPU's batches each only when the next one was started: looking at an output waits until it is there."""
+    before = None
+    for batch, outputs in batches:
+        if not outputs.is_cuda:
+            yield batch, outputs
+            continue
+        if before:
+            yield before
+        before = batch, outputs
+    if before:
+        yield before
 
 
 def overlap_add(outputs: Iterable[Output], hop: int, window: str) -> Iterator[Tensor]:

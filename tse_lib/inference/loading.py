@@ -14,8 +14,11 @@ from tse_lib.inference.separator import Separator
 from tse_lib.models import build_model, task_of
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Extractor | Separator:
+def load(path: str | Path, device: str | torch.device = "cpu", precision: str = "float32") -> Extractor | Separator:
     """A checkpoint (`exp/<name>/best.pt`) or a packed model folder, ready for its task. Nothing in it is executed.
+
+    Args:
+        precision: float32, bfloat16 or float16, of a separator whose network can be converted (`Separator.convert`).
 
     Raises:
         FileNotFoundError, ValueError: not there, damaged, carrying code, or not of this toolkit.
@@ -30,7 +33,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Extractor | Se
         wanted = {key: saved["config"][key] for key in Deployed.model_fields if key in saved["config"]}
         weights, conf = checkpoint.averaged_weights(saved), build(Deployed, wanted, str(path))
         conf = conf.model_copy(update={"calibration": beside(path)})
-    return assemble(weights, conf, str(path), device)
+    model = assemble(weights, conf, str(path), device)
+    if precision != "float32":
+        if isinstance(model, Extractor):
+            raise ValueError(f"{path}: a network that extracts; it runs in float32")
+        model.convert(precision)
+    return model
 
 
 def assemble(

@@ -1,6 +1,7 @@
 """Separate recordings of any length, sample rate and number of channels into their sources, with a trained model."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 
 from tse_lib import audio
 from tse_lib.config import Deployed, Inference
+from tse_lib.inference import network
 from tse_lib.inference.chunked import infer_blocks, processor, with_progress
 from tse_lib.inference.extractor import as_array
-from tse_lib.inference.memory import SHARE, available_bytes, bytes_of_chunk
-from tse_lib.models import num_sources_of
+from tse_lib.inference.memory import SHARE, available_bytes, bytes_of_chunk, peak_bytes
+from tse_lib.models import build_model, num_sources_of
 
 BLOCK = 1 << 18  # samples handed on at once
 
@@ -31,6 +33,42 @@ class Separator:
     def sample_rate(self) -> int:
         return self.conf.sample_rate
 
+    def convert(self, precision: str) -> None:
+        """Compute in a precision of `network.PRECISIONS` from now on.
+
+        Raises:
+            ValueError: unknown, slower on this device, or a network that cannot be converted.
+        """
+        network.convert(self.model, precision, self.device)
+
+    def compile(self) -> None:
+        """Compile the network at its first chunk, which takes minutes.
+
+        Raises:
+            ValueError: not on a GPU.
+        """
+        if self.device.type != "cuda":
+            raise ValueError(f"--compile: it is for GPUs; on {self.device} it takes minutes and gains next to nothing")
+        getattr(self.model, "network", self.model).compile()
+
+    def run_exported(self, path: Path, backend: str, precision: str = "float32") -> None:
+        """Have a backend of `network.BACKENDS` compute with an exported network in the place of torch's.
+
+        Args:
+            path: an .onnx file, which must be of this model (`network.exported` sees to that).
+            precision: float32, bfloat16 (openvino), or int8 if the file is quantised.
+
+        Raises:
+            ValueError: not on this device, not in this precision, or a network that cannot be exported.
+            ModuleNotFoundError: the backend is not installed.
+        """
+        if self.device.type != "cpu":
+            raise ValueError(f"--backend {backend}: it is for processors; --device cpu, or torch on {self.device}")
+        if precision != "int8":
+            network.refuse_slow(precision, self.device)
+        network.network_of(self.model)
+        self.model.network = network.ExportedNetwork(network.BACKENDS[backend](path, precision))
+
     @property
     def source_names(self) -> tuple[str, ...]:
         """The conf's names of the sources in their order, or their numbers from 1 on."""
@@ -49,10 +87,13 @@ class Separator:
             ValueError: not even one fits.
         """
         longest = min(settings.chunk_s, seconds)
-        size = max(1, round(longest * self.sample_rate / 8))
-        ramp = torch.linspace(-0.1, 0.1, size, device=self.device).expand(1, num_channels, size)
-        process = processor(self.model, None, settings)
-        one = bytes_of_chunk(process, ramp, [*self.model.parameters(), *self.model.buffers()])
+        size = max(1, round(longest * self.sample_rate))
+        if hasattr(self.model, "network"):
+            one = self._bytes_without_running(size, num_channels)
+        else:
+            ramp = torch.linspace(-0.1, 0.1, max(1, size // 8), device=self.device).expand(1, num_channels, -1)
+            process = processor(self.model, None, settings)
+            one = bytes_of_chunk(process, ramp, [*self.model.parameters(), *self.model.buffers()])
         free = available_bytes(self.device)
         fitting = settings.batch_size if free is None else min(settings.batch_size, int(SHARE * free / max(1, one)))
         told = f"about {one / 2**20:,.0f} MiB for a chunk of {longest:.1f} s, {num_channels} channel(s)"
@@ -63,6 +104,16 @@ class Separator:
         if fitting < settings.batch_size:
             told += f"; {fitting} at once instead of {settings.batch_size}"
         return settings.model_copy(update={"batch_size": fitting}), told
+
+    @torch.no_grad()
+    def _bytes_without_running(self, num_samples: int, num_channels: int) -> int:
+        """As `bytes_of_chunk`, of a network of the same shapes that has no numbers: exact, and at once."""
+        with torch.device("meta"):
+            model = build_model(self.conf.model.name, self.conf.model.params, self.conf.sample_rate, task=None).eval()
+            chunk = torch.zeros(1, num_channels, num_samples)
+        weight = next(self.model.network.parameters(), chunk)  # type: ignore[union-attr]
+        network.network_of(model).to(weight.dtype)
+        return peak_bytes(model, chunk, [*model.parameters(), *model.buffers()])
 
     def separate(
         self,
@@ -118,15 +169,45 @@ class Separator:
         mixture = audio.resample_blocks(counted(), sample_rate, self.sample_rate)
         estimates = infer_blocks(
             self.model,
-            (torch.from_numpy(np.ascontiguousarray(block)).to(self.device) for block in mixture),
+            (to_device(np.ascontiguousarray(block), self.device) for block in mixture),
             None,
             settings or self.conf.inference,
             self.sample_rate,
         )
-        waves = (block.float().flatten(0, 1).cpu().numpy() for block in estimates)  # (S*C, n)
+        waves = to_host(block.float().flatten(0, 1) for block in estimates)  # (S*C, n)
         for block in audio.resample_blocks(waves, self.sample_rate, sample_rate):
             block = block[:, : num_read - num_done]
             num_done += block.shape[1]
             yield block.reshape(len(block) // num_channels, num_channels, block.shape[1])
         if num_done < num_read:  # there and back may be a sample off
             yield np.zeros((len(block) // num_channels, num_channels, num_read - num_done), np.float32)
+
+
+def to_device(block: np.ndarray, device: torch.device) -> Tensor:
+    """A copy to a GPU does not wait for what that is doing."""
+    wave = torch.from_numpy(block)
+    return wave.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else wave.to(device)
+
+
+def to_host(blocks: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """Blocks in the host's memory. A GPU's are copied by a stream beside the one that computes, each handed on when the
+    next one is being copied."""
+    before, stream = None, None
+    for block in blocks:
+        if not block.is_cuda:
+            yield block.numpy()
+            continue
+        stream = stream or torch.cuda.Stream(block.device)
+        stream.wait_stream(torch.cuda.current_stream(block.device))  # until the block is computed
+        host = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
+        with torch.cuda.stream(stream):
+            host.copy_(block, non_blocking=True)
+            copied = stream.record_event()
+        block.record_stream(stream)
+        if before:
+            before[1].synchronize()
+            yield before[0].numpy()
+        before = host, copied
+    if before:
+        before[1].synchronize()
+        yield before[0].numpy()

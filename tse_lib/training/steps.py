@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tse_lib import distributed
 from tse_lib.config import Config, LossTerm, simulation_at
+from tse_lib.distributed import has_bfloat16
 from tse_lib.losses import OF_SPEAKERS, OVER_SOURCES, build_loss
 from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_matching
 from tse_lib.losses.distillation import feature_distance
@@ -153,11 +154,7 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
 
 def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
     """bfloat16 where the processor computes in it, else a context that does nothing."""
-    if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported()
-    else:
-        has = torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
 
 
 # ------------------------------------------------------------------------------------------------------ the steps

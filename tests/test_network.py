@@ -1,0 +1,304 @@
+"""The network between the transforms: in other precisions, exported, quantised, by other backends, on a GPU."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import tse_lib
+from tests.test_separator import conf_of as conf_of_tasnet
+from tests.test_tfc_tdf import SMALL
+from tests.tiny import voice
+from tse_lib import audio, checkpoint
+from tse_lib.bin.main import main
+from tse_lib.config import Deployed, build
+from tse_lib.export.network import null_db
+from tse_lib.inference import network
+from tse_lib.inference.memory import peak_bytes
+from tse_lib.inference.separator import Separator
+from tse_lib.models import build_model
+
+RATE = 8000
+BACKENDS = list(network.BACKENDS)
+
+
+def conf():
+    inference = {"chunk_s": 0.2, "overlap_count": 2, "stitch": False, "level": "model"}
+    values = {"sample_rate": RATE, "model": {"name": "tfc_tdf", "params": SMALL}, "inference": inference}
+    return build(Deployed, values, "test")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(0)
+    return build_model("tfc_tdf", SMALL, RATE, task=None).state_dict()
+
+
+@pytest.fixture
+def separator(weights):
+    model = build_model("tfc_tdf", SMALL, RATE, task=None)
+    model.load_state_dict(weights)
+    return Separator(model, conf())
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of_it(tmp_path_factory, weights):
+    path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
+    checkpoint.save(path, {"modules": {"model": weights}, "step": 1, "config": conf().model_dump()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, checkpoint_of_it):
+    """A packed model with both exported networks; read only."""
+    folder = tmp_path_factory.mktemp("packed") / "model"
+    song = folder.parent / "song.wav"
+    audio.write(song, mixture(24000), RATE)
+    words = ["--model", checkpoint_of_it, "--out", folder, "--onnx", "--int8", "--calibrate", song]
+    assert main(["export", *map(str, words)]) == 0
+    return folder
+
+
+def mixture(size=9000):
+    return np.stack([voice("a-0", size), voice("b-0", size)])
+
+
+def db(estimate, reference):
+    assert estimate.shape == reference.shape and np.isfinite(estimate).all()
+    return null_db([(reference, estimate)])
+
+
+# ---------------------------------------------------------------------------------------- precision
+
+
+def test_only_the_network_is_converted(separator, checkpoint_of_it, monkeypatch):
+    monkeypatch.setattr(network, "has_bfloat16", lambda device: True)
+    exact = separator.separate(mixture(), RATE)
+    coarse = tse_lib.load(checkpoint_of_it, precision="bfloat16")
+    assert {parameter.dtype for parameter in coarse.model.network.parameters()} == {torch.bfloat16}
+    assert coarse.model.window.dtype == torch.float32
+    assert 20 < db(coarse.separate(mixture(), RATE), exact) < 60
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"),
+    [
+        ("float16", "processors are far slower in it"),
+        ("bfloat16", "cpu has no arithmetic for it"),
+        ("int8", "int8 is for exported networks"),
+        ("float8", "one of float32, bfloat16, float16"),
+    ],
+)
+def test_precisions_that_cost_time_or_are_none(separator, precision, told, monkeypatch):
+    monkeypatch.setattr(network, "has_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match=told):
+        separator.convert(precision)
+
+
+def test_networks_without_such_a_part(monkeypatch, checkpoint_path):
+    monkeypatch.setattr(network, "has_bfloat16", lambda device: True)
+    other = conf_of_tasnet()
+    tasnet = Separator(build_model("conv_tasnet", other.model.params, RATE, "separate"), other)
+    tasnet.convert("float32")
+    with pytest.raises(ValueError, match="ConvTasNet has no network between transforms"):
+        tasnet.convert("bfloat16")
+    with pytest.raises(ValueError, match="a network that extracts; it runs in float32"):
+        tse_lib.load(checkpoint_path, precision="bfloat16")
+
+
+def test_compiling_is_for_gpus(separator):
+    with pytest.raises(ValueError, match="--compile: it is for GPUs"):
+        separator.compile()
+
+
+# ---------------------------------------------------------------------------------------- exported networks
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(2, 9000), (1, 700), (2, 1), (2, 1600), (2, 1601)])
+def test_backends_give_what_torch_gives(separator, packed, backend, shape):
+    pytest.importorskip(backend)
+    wave = np.ascontiguousarray(mixture(shape[1])[: shape[0]])
+    settings = conf().inference.model_copy(update={"batch_size": 3})  # the last batch is smaller
+    expected = separator.separate(wave, RATE)
+    separator.run_exported(packed / "network.onnx", backend)
+    assert db(separator.separate(wave, RATE, settings), expected) > 70
+    assert db(separator.separate(wave, RATE), separator.separate(wave, RATE, settings)) > 100
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_int8_is_near(separator, packed, backend):
+    """The network is untrained and tiny; in its bands of noise int8 leaves 20 dB and more."""
+    pytest.importorskip(backend)
+    expected = separator.separate(mixture(), RATE)
+    separator.run_exported(packed / "network.int8.onnx", backend, "int8")
+    assert 15 < db(separator.separate(mixture(), RATE), expected) < 60
+    assert os.path.getsize(packed / "network.int8.onnx") != os.path.getsize(packed / "network.onnx")
+
+
+def test_the_report_tells_of_what_and_how_near(packed):
+    for name, least_db in (("network.onnx", 70), ("network.int8.onnx", 10)):
+        about = yaml.safe_load((packed / f"{name}.yaml").read_text())
+        assert set(about) == {"sha256", "model", "report"} and about["report"]["null_db"] > least_db
+        assert about["report"]["torch_cpu_s"] > 0 and about["report"]["onnxruntime_cpu_s"] > 0
+
+
+def test_exported_networks_of_other_weights_and_damaged_ones(packed, tmp_path):
+    own = yaml.safe_load((packed / "network.onnx.yaml").read_text())["model"]
+    assert network.exported(packed, "float32", own) == packed / "network.onnx"
+    assert network.exported(packed, "bfloat16", own) == packed / "network.onnx"
+    assert network.exported(packed, "int8", own) == packed / "network.int8.onnx"
+    assert network.exported(tmp_path, "float32", own) is None
+    with pytest.raises(FileNotFoundError, match="network.int8.onnx: not there; tse export --onnx --int8 --calibrate"):
+        network.exported(tmp_path, "int8", own)
+    with pytest.raises(ValueError, match="exported from other weights"):
+        network.exported(packed, "float32", "0" * 64)
+    shutil.copytree(packed, tmp_path / "model")
+    os.truncate(tmp_path / "model/network.onnx", 1000)
+    with pytest.raises(ValueError, match="network.onnx: cut short or damaged; tse export --onnx writes it again"):
+        network.exported(tmp_path / "model", "float32", own)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_that_is_not_installed(separator, packed, backend, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, backend, None)
+    with pytest.raises(ModuleNotFoundError, match=f"--backend {backend}: .*; pip install {backend}"):
+        separator.run_exported(packed / "network.onnx", backend)
+
+
+def test_onnxruntime_has_no_bfloat16(separator, packed, monkeypatch):
+    monkeypatch.setattr(network, "has_bfloat16", lambda device: True)
+    with pytest.raises(ValueError, match="float32 or int8 on a processor; openvino can in bfloat16"):
+        separator.run_exported(packed / "network.onnx", "onnxruntime", "bfloat16")
+
+
+def test_openvino_in_bfloat16(separator, packed, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(network, "has_bfloat16", lambda device: True)
+    expected = separator.separate(mixture(), RATE)
+    separator.run_exported(packed / "network.onnx", "openvino", "bfloat16")
+    assert db(separator.separate(mixture(), RATE), expected) > 20  # where processors have none it stays float32
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def tse(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    audio.write("mix.wav", mixture(), RATE)
+
+    def run(*words, out="out"):
+        code = main(["separate", "mix.wav", *map(str, words), "-o", out, "--device", "cpu"])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def written(folder):
+    return np.stack([audio.read(f"{folder}/mix_{name}.wav", mono=False)[0] for name in "123"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_separate_with_a_backend(tse, packed, checkpoint_of_it, backend):
+    """A packed model brings its exported network; of a checkpoint one is made for the time being."""
+    pytest.importorskip(backend)
+    assert tse("--model", checkpoint_of_it)[0] == 0
+    code, out, _ = tse("--model", packed, "--backend", backend, out="packed")
+    assert code == 0 and "exported for this time" not in out
+    code, out, _ = tse("--model", checkpoint_of_it, "--backend", backend, out="made")
+    assert code == 0 and "network: exported for this time" in out and "dB from torch" in out
+    for folder in ("packed", "made"):
+        assert db(written(folder), written("out")) > 70
+    code, _, _ = tse("--model", packed, "--backend", backend, "--precision", "int8", out="int8")
+    assert code == 0 and 15 < db(written("int8"), written("out")) < 60
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "code"),
+    [
+        (["--precision", "int8"], "--precision int8: of exported networks; --backend onnxruntime or openvino", 4),
+        (["--precision", "float16"], "--precision float16: processors are far slower", 4),
+        (["--compile"], "--compile: it is for GPUs", 4),
+        (["--compile", "--backend", "onnxruntime"], "--compile is torch's", 4),
+        (["--backend", "onnxruntime", "--precision", "int8"], "has no network.int8.onnx", 4),
+    ],
+)
+def test_switches_that_do_not_go_together(tse, checkpoint_of_it, words, told, code):
+    result = tse("--model", checkpoint_of_it, *words)
+    assert result[0] == code and told in result[2] and not os.path.exists("out")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--int8"], "--int8 needs --onnx and --calibrate"),
+        (["--onnx", "--int8"], "--int8 needs --onnx and --calibrate"),
+    ],
+)
+def test_int8_needs_audio(checkpoint_of_it, tmp_path, capsys, words, told):
+    assert main(["export", "--model", str(checkpoint_of_it), "--out", str(tmp_path / "model"), *words]) == 4
+    assert told in capsys.readouterr().err and not (tmp_path / "model").exists()
+
+
+def test_extractors_are_not_exported(checkpoint_path, tmp_path, capsys):
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path / "model"), "--onnx"]) == 4
+    assert "--onnx is for separators, this network extracts" in capsys.readouterr().err
+
+
+def test_too_little_audio_to_calibrate(checkpoint_of_it, tmp_path, capsys):
+    audio.write(tmp_path / "short.wav", mixture(9000), RATE)
+    words = ["--out", str(tmp_path / "model"), "--onnx", "--int8", "--calibrate", str(tmp_path / "short.wav")]
+    assert main(["export", "--model", str(checkpoint_of_it), *words]) == 4
+    assert "short.wav: too short" in capsys.readouterr().err
+    assert not (tmp_path / "model/network.int8.onnx").exists()
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_memory_is_told_without_running(separator, channels):
+    """What is counted of shapes alone is what is counted of a run, up to what transforms do inside."""
+    seconds = conf().inference.chunk_s
+    wave = torch.zeros(1, channels, round(seconds * RATE))
+    there = [*separator.model.parameters(), *separator.model.buffers()]
+    with torch.no_grad():
+        counted = peak_bytes(separator.model, wave, there)
+    assert separator._bytes_without_running(wave.shape[-1], channels) == pytest.approx(counted, rel=0.1)
+    separator.model.network.to(torch.bfloat16)
+    assert separator._bytes_without_running(wave.shape[-1], channels) < 0.95 * counted
+
+
+def test_an_exported_network_is_judged_by_torchs(separator, packed):
+    settings = conf().inference
+    before = separator.fit_memory(settings, 2, 1.0)[1].partition(";")[0]
+    separator.run_exported(packed / "network.onnx", "onnxruntime")
+    assert separator.fit_memory(settings, 2, 1.0)[1].partition(";")[0] == before
+
+
+# ---------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    ("precision", "compiled", "least_db"),
+    [("float32", False, 80), ("float32", True, 80), ("bfloat16", False, 20), ("float16", False, 35)],
+)
+def test_a_gpu_gives_what_a_processor_gives(separator, weights, precision, compiled, least_db):
+    """Through pinned memory and a stream that copies beside the one that computes, several batches long."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    expected = separator.separate(mixture(40000), RATE)
+    model = build_model("tfc_tdf", SMALL, RATE, task=None)
+    model.load_state_dict(weights)
+    there = Separator(model, conf(), "cuda")
+    there.convert(precision)
+    if compiled:
+        there.compile()
+    for batch_size in (1, 4):
+        settings = conf().inference.model_copy(update={"batch_size": batch_size})
+        assert db(there.separate(mixture(40000), RATE, settings), expected) > least_db
