@@ -142,6 +142,14 @@ class Simulation(Section):
         """What a network has to do with such mixtures: extract whom the enrolment names, or separate all talkers."""
         return "extract" if self.num_enrolls[1] else "separate"
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def num_channels(self) -> int:
+        return 1
+
 
 VARIANTS = {  # of layered mixtures, named by what is kept: reverberation and event, scene; C has neither
     "indoor": ("SER", "SR", "ER", "R", "C"),
@@ -193,16 +201,95 @@ class Layers(Section):
     def render_on(self) -> str:
         return "worker"
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        return ()
 
-KINDS: dict[str, type[Section]] = {"Simulation": Simulation, "Layers": Layers}
+    @property
+    def num_channels(self) -> int:
+        return 1
+
+
+NO_STEMS = ("mixture", "target", "noise")  # folders of audio beside those of the stems
+
+
+class Stems(Section):
+    """How mixtures of stems are drawn: sources that have names and an order, as the instruments of a drum kit.
+
+    They come from sets of `tse prepare drums` (one-shots put together as drummers played) or `stems` (tracks). The mixture
+    is exactly the sum of its stems. Values may be schedules, as those of `Simulation`.
+    """
+
+    stems: Names = Field(description="what is separated, in the order of the network's outputs")
+    segment_s: Range | None = Field(description="length of a mixture; null, of a fixed set: whole tracks as they are")
+    num_channels: int = Field(2, ge=1, le=2)
+    min_stems: int = Field(1, ge=1, description="a crop is sought in which so many stems are heard")
+    gain_db: Range = Field((0.0, 0.0), description="of each stem, drawn by itself")
+    peak_dbfs: Range | None = Field((-12.0, -1.0), description="of the mixture; null: as the stems add up")
+    swap_probability: Probability = Field(0.0, description="of each stem to come from another performance or track")
+    drop_probability: Probability = Field(0.0, description="of each stem to be silent")
+    channel_swap_probability: Probability = Field(0.0, description="of each stem to have left and right exchanged")
+    invert_probability: Probability = Field(0.0, description="of each stem to have its polarity turned around")
+    pan: Range = Field((0.0, 0.0), description="of an instrument with mono files: -1 left to 1 right")
+    # of performances
+    rank_spread: int = Field(1, ge=0, description="a hit's recording is drawn so many velocity ranks around its own")
+    dynamics_db: float = Field(30.0, ge=0, description="from the softest velocity to the loudest, between the ranks")
+    speed: Range = Field((1.0, 1.0), description="of an instrument's one-shots: higher and shorter above 1")
+    choke_s: float = Field(0.02, ge=0, description="in which an open hi-hat fades when it is closed")
+
+    @model_validator(mode="after")
+    def _sane(self) -> "Stems":
+        if not self.stems or len(set(self.stems)) < len(self.stems):
+            raise ValueError(f"stems: one name each expected, got {', '.join(self.stems) or 'none'}")
+        for name in self.stems:
+            if not re.fullmatch(r"\w[\w.+-]*", name) or name in NO_STEMS:
+                raise ValueError(f"stems: '{name}' would not do as the name of a folder beside {', '.join(NO_STEMS)}")
+        for name, limit in (("segment_s", 0.0), ("speed", 0.0)):
+            value = getattr(self, name)
+            if value is not None and value[0] <= limit:
+                raise ValueError(f"{name} must be above {limit:g}")
+        if self.pan[0] < -1 or self.pan[1] > 1:
+            raise ValueError("pan: from -1, left, to 1, right")
+        if self.peak_dbfs is not None and self.peak_dbfs[1] > 0:
+            raise ValueError("peak_dbfs: at most 0, which is full scale")
+        return self
+
+    # what is asked of any drawing
+
+    @property
+    def task(self) -> str:
+        return "separate"
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        return self.stems
+
+    @property
+    def num_talkers(self) -> tuple[int, int]:
+        return len(self.stems), len(self.stems)
+
+    @property
+    def target_absent(self) -> float:
+        return 0.0
+
+    @property
+    def render_on(self) -> str:
+        return "worker"
+
+
+KINDS: dict[str, type[Section]] = {"Simulation": Simulation, "Layers": Layers, "Stems": Stems}
+OWN_KEYS = {"goal": "Layers", "stems": "Stems"}  # tell the kind of a drawing; without any it is a Simulation
 
 
 def _kind_of(value: Any) -> str:
-    return "Layers" if isinstance(value, Layers) or (isinstance(value, dict) and "goal" in value) else "Simulation"
+    if isinstance(value, Section):
+        return type(value).__name__
+    return next((kind for key, kind in OWN_KEYS.items() if isinstance(value, dict) and key in value), "Simulation")
 
 
 Drawing = Annotated[
-    Annotated[Simulation, Tag("Simulation")] | Annotated[Layers, Tag("Layers")], Discriminator(_kind_of)
+    Annotated[Simulation, Tag("Simulation")] | Annotated[Layers, Tag("Layers")] | Annotated[Stems, Tag("Stems")],
+    Discriminator(_kind_of),
 ]
 
 
@@ -214,15 +301,30 @@ class Stretch(Section):
 
 
 class MixtureSet(Section):
-    num_mixtures: int | None = Field(None, gt=0, description="none: of layered mixtures, all that the sets have")
+    num_mixtures: int | None = Field(
+        None, gt=0, description="none: of layered mixtures, or of whole tracks, all that the sets have"
+    )
     num_absent: int | None = Field(None, ge=0, description="exactly so many targets are absent; none: by chance")
-    speech: Names = Field(description="data sets (below the data folder) that talkers come from")
+    speech: Names = Field((), description="data sets (below the data folder) that talkers come from")
     noise: Names = ()
     rirs: Names = ()
+    tracks: Names = Field((), description="data sets that stems come from")
     simulation: Drawing
 
     @model_validator(mode="after")
     def _fits_the_drawing(self) -> "MixtureSet":
+        wanted, other = ("tracks", "speech") if isinstance(self.simulation, Stems) else ("speech", "tracks")
+        if not getattr(self, wanted):
+            raise ValueError(f"the key '{wanted}' is missing: the data sets that are drawn from")
+        if getattr(self, other):
+            raise ValueError(f"{other}: these mixtures are drawn from '{wanted}'")
+        if isinstance(self.simulation, Stems):
+            given = [name for name in ("num_absent", "noise", "rirs") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]}: not with simulation.stems, whose mixtures are the sum of their stems")
+            if (self.num_mixtures is None) != (self.simulation.segment_s is None):
+                raise ValueError("num_mixtures and segment_s: both for drawn mixtures, both null for whole tracks")
+            return self
         if isinstance(self.simulation, Layers):
             given = [name for name in ("num_absent", "noise", "rirs") if getattr(self, name)]
             if given:
@@ -349,6 +451,7 @@ class Train(Section):
     max_steps: int = Field(gt=0, description="optimizer steps; every other count here is in them too")
     batch_size: int = Field(gt=0)
     accumulate: int = Field(1, gt=0, description="batches in one optimizer step")
+    optimizer: Literal["adamw", "prodigy"] = Field("adamw", description="prodigy finds its learning rate itself; lr: 1")
     lr: float = Field(gt=0)
     min_lr: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
@@ -485,6 +588,29 @@ class Config(Section):
         first = {name: value_at(name, knots, 0) for name, knots in schedule.items()}
         return {**values, "schedule": schedule, "simulation": {**values["simulation"], **first}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_outputs(cls, values: Any) -> Any:
+        """Stems have names, one order and their own level, and this goes with the network to wherever it is used."""
+        if not isinstance(values, dict) or not isinstance(values.get("simulation"), dict):
+            return values
+        stems, given = values["simulation"].get("stems"), values.get("inference") or {}
+        if not isinstance(stems, (list, tuple)) or not isinstance(given, dict):
+            return values
+        return {**values, "inference": {"source_names": list(stems), "stitch": False, "level": "model", **given}}
+
+    @model_validator(mode="after")
+    def _stems_fit_inference(self) -> "Config":
+        names = self.simulation.source_names
+        if names and (self.inference.source_names != names or self.inference.stitch):
+            raise ValueError(
+                f"inference: the outputs of simulation.stems are {', '.join(names)}, in this order; remove source_names "
+                "and stitch"
+            )
+        if isinstance(self.simulation, Stems) and self.simulation.segment_s is None:
+            raise ValueError("simulation.segment_s: null is for fixed sets of whole tracks; a training needs a length")
+        return self
+
     @model_validator(mode="after")
     def _step_fits_the_task(self) -> "Config":
         if self.train.step == "gan" and self.simulation.task == "separate":
@@ -517,6 +643,8 @@ class Config(Section):
             now = simulation_at(self, step)
             if isinstance(now, Layers) and isinstance(self.simulation, Layers) and now.goal != self.simulation.goal:
                 raise ValueError("curriculum: goal is the same for the whole training")
+            if (now.source_names, now.num_channels) != (self.simulation.source_names, self.simulation.num_channels):
+                raise ValueError("curriculum: stems and num_channels are the same for the whole training")
             if now.render_on != self.simulation.render_on:
                 raise ValueError("curriculum: render_on is the same for the whole training")
             if now.task != self.simulation.task or (
@@ -537,7 +665,7 @@ class Config(Section):
 # ------------------------------------------------------------------------------------------------------- curriculum
 
 
-def simulation_at(conf: Config, step: int) -> Simulation | Layers:
+def simulation_at(conf: Config, step: int) -> Simulation | Layers | Stems:
     """The drawing of mixtures at an optimizer step: `simulation` and its schedules, overridden by the curriculum.
 
     A schedule is a mapping from steps to values: linear between two steps, constant before the first and after the

@@ -265,6 +265,113 @@ def read_layered(folder: str | Path) -> list[LayeredMix]:
     return list(mixes.values())
 
 
+# --------------------------------------------------------------------------------- stems: one-shots, performances, tracks
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """A recording of one hit, from its beginning on; `velocity_rank` counts from 1, the softest of its instrument."""
+
+    path: str
+    stem: str
+    instrument: str
+    velocity_rank: int
+    sample_rate: int
+    num_samples: int
+    num_channels: int
+    kit: str = ""
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a drummer played: `hits` are (seconds, MIDI note, velocity 1 to 127) in the order of their times."""
+
+    perf_id: str
+    path: str
+    seconds: float
+    hits: tuple[tuple[float, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A recording with its stems: files of one rate and length that add up to each stem.
+
+    `activity` has of each stem one character per 100 ms, as `utt2activity`.
+    """
+
+    track_id: str
+    sample_rate: int
+    num_samples: int
+    stems: dict[str, tuple[str, ...]]
+    activity: dict[str, str]
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class StemSet:
+    """A data set that mixtures of stems are drawn from: hits to be put together as they were played, or tracks."""
+
+    oneshots: tuple[OneShot, ...] = ()
+    performances: tuple[Performance, ...] = ()
+    tracks: tuple[Track, ...] = ()
+
+
+STEM_TABLES: dict[str, type] = {"oneshots": OneShot, "performances": Performance, "tracks": Track}
+
+
+def write_stems(folder: str | Path, stems: StemSet) -> None:
+    """`oneshots.jsonl` and `performances.jsonl`, or `tracks.jsonl`, of a data set; what it has not is removed."""
+    for name in STEM_TABLES:
+        path, parts = Path(folder) / f"{name}.jsonl", getattr(stems, name)
+        if not parts:
+            path.unlink(missing_ok=True)
+            continue
+        with replace_file(path) as file:
+            for part in parts:
+                file.write(json.dumps(dataclasses.asdict(part), ensure_ascii=False) + "\n")
+
+
+def read_stems(folder: str | Path) -> StemSet:
+    """
+    Raises:
+        FileNotFoundError: no such set.
+        ValueError: a line that is none of its table, or an id that is there twice.
+    """
+    folder = Path(folder)
+    parts = {name: _read_stem_table(folder / f"{name}.jsonl", kind) for name, kind in STEM_TABLES.items()}
+    if not (parts["oneshots"] and parts["performances"]) and not parts["tracks"]:
+        raise FileNotFoundError(
+            f"{folder}: no stems here (oneshots.jsonl with performances.jsonl, or tracks.jsonl); run the prepare stage"
+        )
+    return StemSet(**parts)
+
+
+def _read_stem_table(path: Path, kind: type) -> tuple[Any, ...]:
+    if not path.exists():
+        return ()
+    found: dict[str, Any] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                fields = json.loads(line)
+                if "hits" in fields:
+                    fields["hits"] = tuple(
+                        (float(time), int(note), int(velocity)) for time, note, velocity in fields["hits"]
+                    )
+                if "stems" in fields:
+                    fields["stems"] = {name: tuple(files) for name, files in fields["stems"].items()}
+                part = kind(**fields)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}:{number}: not a line of {path.name} ({error})") from None
+            key = getattr(part, "perf_id", "") or getattr(part, "track_id", "") or part.path
+            if found.setdefault(key, part) is not part:
+                raise ValueError(f"{path}:{number}: '{key}' is there twice")
+    return tuple(found.values())
+
+
 # ---------------------------------------------------------------------------------------------------------- mixtures
 
 
@@ -330,6 +437,48 @@ class ReadyMade:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A part of an audio file in a stem, at the file's own sample rate, to be resampled by `speed` on the way.
+
+    Attributes:
+        path, start, num_samples: the part (samples at the file's rate).
+        at: sample of the mixture where it begins; negative: it began before, and rings into the mixture.
+        gain_db: on top of the level in the file.
+        speed: 1.05 is 5 % shorter and higher.
+        pan: of a mono file in a stereo mixture, -1 left to 1 right.
+        fade_s: of its end, where it is damped (a hi-hat that is closed).
+    """
+
+    path: str
+    start: int
+    num_samples: int
+    at: int = 0
+    gain_db: float = 0.0
+    speed: float = 1.0
+    pan: float = 0.0
+    fade_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stem:
+    """One named source of a mixture: the sum of its clips, silence if there are none.
+
+    Attributes:
+        name: kick, snare….
+        origin: the performance or the track that it comes from.
+        gain_db: of the whole stem.
+        swap_channels, invert: left is right, and the polarity is turned around.
+    """
+
+    name: str
+    origin: str
+    clips: tuple[Clip, ...] = ()
+    gain_db: float = 0.0
+    swap_channels: bool = False
+    invert: bool = False
+
+
+@dataclass(frozen=True)
 class Mask:
     """A stretch of the mixture's spectrogram that is zeroed; `axis` is "time" (seconds) or "freq" (Hz)."""
 
@@ -353,6 +502,9 @@ class Mixture:
         clip_db: the mixture's peaks would rise this far above where they are cut; 0: they are not cut.
         masks: what is missing of the mixture's spectrogram.
         ready: where it is a corpus's own, which then has its level; the talkers are the targets, and dry.
+        stems: what is wanted by its name; then there are no talkers, and the mixture is the sum of these.
+        num_channels: of the mixture and of its stems.
+        peak_dbfs: of a mixture of stems, the level of its loudest sample; 0: as the stems add up.
     """
 
     mix_id: str
@@ -369,6 +521,16 @@ class Mixture:
     clip_db: float = 0.0
     masks: tuple[Mask, ...] = ()
     ready: ReadyMade | None = None
+    stems: tuple[Stem, ...] = ()
+    num_channels: int = 1
+    peak_dbfs: float = 0.0
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Of a separation what its sources are called: the names of the stems, or source1, source2…"""
+        if self.stems:
+            return tuple(stem.name for stem in self.stems)
+        return tuple(f"source{number}" for number in range(1, len(self.talkers) + 1))
 
     @property
     def interferers(self) -> tuple[Source, ...]:
@@ -389,7 +551,7 @@ class Mixture:
     @property
     def target_spk(self) -> str:
         """Of an extraction the one wanted talker; of a separation the first."""
-        return (self.enrolls or self.talkers)[0].spk_id
+        return (self.enrolls or self.talkers)[0].spk_id if self.enrolls or self.talkers else ""
 
     def to_json(self) -> str:
         return json.dumps(_said(self), ensure_ascii=False)
@@ -402,6 +564,7 @@ class Mixture:
         fields["noise"] = _source(fields["noise"]) if fields.get("noise") else None
         fields["masks"] = tuple(Mask(**mask) for mask in fields.get("masks", ()))
         fields["ready"] = _ready(fields["ready"]) if fields.get("ready") else None
+        fields["stems"] = tuple(_stem(stem) for stem in fields.get("stems", ()))
         return Mixture(**fields)
 
 
@@ -425,6 +588,10 @@ def _source(fields: dict[str, Any]) -> Source:
 def _ready(fields: dict[str, Any]) -> ReadyMade:
     minus = tuple(_source(source) for source in fields["minus"])
     return ReadyMade(_source(fields["mix"]), minus, fields["variant"])
+
+
+def _stem(fields: dict[str, Any]) -> Stem:
+    return Stem(**{**fields, "clips": tuple(Clip(**clip) for clip in fields.get("clips", ()))})
 
 
 def write_mixtures(path: str | Path, mixtures: Iterable[Mixture]) -> None:
@@ -462,7 +629,7 @@ def read_mixtures(path: str | Path) -> list[Mixture]:
 def audio_path(data_dir: str | Path, kind: str, mix_id: str) -> Path:
     """Where the simulate stage puts rendered audio.
 
-    kind: mixture, noise; of an extraction target, interferer1…, enroll1…; of a separation source1….
+    kind: mixture, noise; of an extraction target, interferer1…, enroll1…; of a separation source1… or the stems' names.
     """
     return Path(data_dir) / "mixtures" / kind / f"{mix_id}.flac"
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tse_lib.corpora import CORPORA
-from tse_lib.manifest import read_layered, read_tables
+from tse_lib.manifest import STEM_TABLES, read_layered, read_stems, read_tables
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def summary(folders: list[Path]) -> str:
-    """A table: speakers, utterances (or ready-made mixtures) and hours of each set."""
+    """A table: speakers, utterances (or ready-made mixtures, performances, tracks) and hours of each set."""
     width = max(len(str(folder)) for folder in folders)
     lines = [f"{'set':<{width}}  speakers  utterances   hours"]
     for folder in folders:
@@ -22,6 +22,10 @@ def summary(folders: list[Path]) -> str:
             mixes = read_layered(folder)
             speakers, count = {speaker for mix in mixes for speaker in mix.talkers}, len(mixes)
             seconds = sum(mix.seconds for mix in mixes)
+        elif any((folder / f"{name}.jsonl").exists() for name in STEM_TABLES):
+            stems = read_stems(folder)
+            parts = [*stems.performances, *stems.tracks]
+            speakers, count, seconds = set(), len(parts), sum(part.seconds for part in parts)
         else:
             utterances = read_tables(folder)
             speakers, count = {utt.spk_id for utt in utterances if utt.spk_id}, len(utterances)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from tse_lib import audio
 from tse_lib.data.dataset import load_waveforms, target_kinds
 from tse_lib.data.layers import read_ready
+from tse_lib.data.stems import load_stems
 from tse_lib.manifest import Mixture, audio_path, job_share, read_mixtures
 from tse_lib.simulation.render import render
 
@@ -16,7 +17,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse render",
         description="Render data/<set>/mixtures.jsonl to data/<set>/mixtures/<kind>/<mix_id>.flac (24 bit); kinds: "
-        "mixture, noise; of an extraction target, interferer1…, enroll1…, of a separation source1….",
+        "mixture, noise; of an extraction target, interferer1…, enroll1…, of a separation source1… or the stems' names.",
         epilog="example: tse render data/dev data/test --job 1/4",
     )
     parser.add_argument("sets", nargs="+", metavar="DATA_DIR")
@@ -29,6 +30,11 @@ def main(argv: list[str]) -> None:
 
 
 def write_rendered(folder: str, mixture: Mixture) -> None:
+    if mixture.stems:
+        of_stems = load_stems(mixture)
+        for kind, wave in zip(("mixture", *mixture.source_names), (of_stems.mixture, *of_stems.targets), strict=True):
+            audio.write(audio_path(folder, kind, mixture.mix_id), wave.numpy(), mixture.sample_rate)
+        return
     rendered = read_ready(mixture) if mixture.ready else render(mixture, load_waveforms(mixture))
     waves = {"mixture": rendered.mixture, **dict(zip(target_kinds(mixture), rendered.targets, strict=False))}
     if mixture.enrolls:

@@ -4,10 +4,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tse_lib.config import Layers, load_sets
-from tse_lib.manifest import write_mixtures
+from tse_lib.config import Layers, Sets, Simulation, Stems, load_sets
+from tse_lib.manifest import Mixture, read_stems, write_mixtures
 from tse_lib.simulation.layers import layered_set
 from tse_lib.simulation.sample import check_disjoint, sample_set
+from tse_lib.simulation.stems import stem_set
 
 
 def main(argv: list[str]) -> None:
@@ -22,14 +23,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     sets = load_sets(args.conf)
-    layered = {name for name, conf in sets.sets.items() if isinstance(conf.simulation, Layers)}
-    found = {
-        name: layered_set(args.data, name, sets) if name in layered else sample_set(args.data, name, sets)[1]
-        for name in sets.sets
-    }
-    drawn = [conf for name, conf in sets.sets.items() if name not in layered]
+    found = {name: mixtures_of(args.data, name, sets) for name in sets.sets}
+    drawn = [conf for conf in sets.sets.values() if isinstance(conf.simulation, Simulation)]
     for kind in ("speech", "noise", "rirs"):
         check_disjoint(args.data, sorted({name for conf in drawn for name in getattr(conf, kind)}))
+    refuse_shared_stems(Path(args.data), sets)
     for name, mixtures in found.items():
         folder = Path(args.data) / name
         list_path = folder / "mixtures.jsonl"
@@ -39,4 +37,22 @@ def main(argv: list[str]) -> None:
         write_mixtures(list_path, mixtures)
         present = sum(mixture.target_present for mixture in mixtures)
         absent = len(mixtures) - present
-        print(f"{list_path}: {len(mixtures)} mixtures, target present in {present}, absent in {absent}")
+        told = "" if mixtures[0].stems else f", target present in {present}, absent in {absent}"
+        print(f"{list_path}: {len(mixtures)} mixtures{told}")
+
+
+def mixtures_of(data: str, name: str, sets: Sets) -> list[Mixture]:
+    simulation = sets.sets[name].simulation
+    if isinstance(simulation, Stems):
+        return stem_set(data, name, sets)
+    return layered_set(data, name, sets) if isinstance(simulation, Layers) else sample_set(data, name, sets)[1]
+
+
+def refuse_shared_stems(data: Path, sets: Sets) -> None:
+    """ValueError when a performance or a track is in two of the data sets."""
+    owner: dict[str, str] = {}
+    for folder in sorted({folder for conf in sets.sets.values() for folder in conf.tracks}):
+        stems = read_stems(data / folder)
+        for name in (*(one.perf_id for one in stems.performances), *(one.track_id for one in stems.tracks)):
+            if owner.setdefault(name, folder) != folder:
+                raise ValueError(f"{data}: '{name}' is in {owner[name]} and in {folder}; sets must be disjoint")

@@ -182,7 +182,7 @@ def target_kinds(mixture: Mixture) -> list[str]:
     """The names under which the references of a mixture are rendered."""
     if mixture.enrolls:
         return ["target"] if mixture.target_present else []
-    return [f"source{number}" for number in range(1, len(mixture.talkers) + 1)]
+    return list(mixture.source_names)
 
 
 class RenderedMixtures(Dataset):
@@ -198,13 +198,16 @@ class RenderedMixtures(Dataset):
                 "conf/sets.yaml and the experiment's conf must agree"
             )
 
-    def refuse_other_task(self, task: str, num_sources: int = 1) -> None:
-        """ValueError unless these mixtures are for the task, and of a separation into so many sources."""
+    def refuse_other_task(self, task: str, num_sources: int = 1, names: tuple[str, ...] = ()) -> None:
+        """ValueError unless these mixtures are for the task, and of a separation into so many sources (of these names)."""
         for mixture in self.mixtures:
             own = "extract" if mixture.enrolls else "separate"
             fault = f"is there to {own}, the model to {task}" if own != task else ""
-            if task == own == "separate" and len(mixture.talkers) != num_sources:
-                fault = f"has {len(mixture.talkers)} talkers, the model {num_sources} outputs"
+            if task == own == "separate" and len(mixture.source_names) != num_sources:
+                what = "stems" if mixture.stems else "talkers"
+                fault = f"has {len(mixture.source_names)} {what}, the model {num_sources} outputs"
+            elif task == own == "separate" and mixture.stems and mixture.source_names != names:
+                fault = f"has the stems {', '.join(mixture.source_names)}, the model {', '.join(names) or 'no names'}"
             if fault:
                 raise ValueError(
                     f"{self.data_dir}/mixtures.jsonl: {mixture.mix_id} {fault}; conf/sets.yaml and the experiment's "
@@ -218,7 +221,8 @@ class RenderedMixtures(Dataset):
         mixture = self.mixtures[index]
 
         def read(kind: str) -> Tensor:
-            return torch.from_numpy(audio.read(audio_path(self.data_dir, kind, mixture.mix_id))[0])
+            path = audio_path(self.data_dir, kind, mixture.mix_id)
+            return torch.from_numpy(audio.read(path, mono=not mixture.stems)[0])
 
         mixed = read("mixture")
         kinds = target_kinds(mixture)
@@ -235,6 +239,8 @@ class RenderedMixtures(Dataset):
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch: mixture (B, 1, T), target (B, S, T), present (B,), and of an extraction `enrolments`.
 
+    Items of stems have channels: mixture (B, C, T), target (B, S, C, T).
+
     `speaker` has the names of those who are enrolled, empty where they are of no training set.
     """
     size = max(item["mixture"].shape[-1] for item in items)
@@ -245,7 +251,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "mix_id": [item["mix_id"] for item in items],
         "speaker": [item.get("speaker", "") for item in items],
-        "mixture": stack("mixture")[:, None],
+        "mixture": stack("mixture")[:, None] if items[0]["mixture"].ndim == 1 else stack("mixture"),
         "target": stack("target"),
         **(enrolments([item["enrolls"] for item in items]) if items[0]["enrolls"] else {}),
         "present": torch.tensor([item["present"] for item in items]),

@@ -10,12 +10,14 @@ from torch.utils.data import Dataset
 
 from tse_lib.config import Config, Layers, simulation_at
 from tse_lib.data.dataset import ATTEMPTS, DrawnMixtures, load_source, read_source, to_item
+from tse_lib.data.stems import StemMixtures
 from tse_lib.dsp.level import rms
 from tse_lib.manifest import LayeredMix, Mixture, Source
 from tse_lib.rng import rng
 from tse_lib.simulation.layers import mixture_of, refuse_other_kind, variants_of
 from tse_lib.simulation.render import Rendered
 from tse_lib.simulation.sample import Corpus
+from tse_lib.simulation.stems import StemCorpus
 
 FULL_SCALE = 1 - 2**-23  # the most that 24 bits hold
 
@@ -129,10 +131,12 @@ class LayeredMixtures(Dataset):
         return self.items_per_step
 
 
-TrainingData = Corpus | list[LayeredMix]
-TrainingItems = DrawnMixtures | LayeredMixtures
+TrainingData = Corpus | StemCorpus | list[LayeredMix]
+TrainingItems = DrawnMixtures | StemMixtures | LayeredMixtures
 
 
 def training_items(corpus: TrainingData, conf: Config) -> TrainingItems:
     """Of data sets, mixtures to be drawn; of ready-made mixtures, these."""
+    if isinstance(corpus, StemCorpus):
+        return StemMixtures(corpus, conf)
     return DrawnMixtures(corpus, conf) if isinstance(corpus, Corpus) else LayeredMixtures(corpus, conf)
