@@ -216,12 +216,13 @@ NO_STEMS = ("mixture", "target", "noise")  # folders of audio beside those of th
 class Stems(Section):
     """How mixtures of stems are drawn: sources that have names and an order, as the instruments of a drum kit.
 
-    They come from sets of `tse prepare drums` (one-shots put together as drummers played) or `stems` (tracks). The mixture
-    is exactly the sum of its stems. Values may be schedules, as those of `Simulation`.
+    They come from sets of `tse prepare drums` (one-shots put together as drummers played) or `stems` (tracks). The
+    mixture is exactly the sum of its stems. Values may be schedules, as those of `Simulation`.
     """
 
     stems: Names = Field(description="what is separated, in the order of the network's outputs")
-    segment_s: Range | None = Field(description="length of a mixture; null, of a fixed set: whole tracks as they are")
+    segment_s: Range = Field((10.0, 10.0), description="length of a mixture")
+    whole: bool = Field(False, description="of a fixed set: whole tracks as they are, instead of drawn mixtures")
     num_channels: int = Field(2, ge=1, le=2)
     min_stems: int = Field(1, ge=1, description="a crop is sought in which so many stems are heard")
     gain_db: Range = Field((0.0, 0.0), description="of each stem, drawn by itself")
@@ -244,10 +245,9 @@ class Stems(Section):
         for name in self.stems:
             if not re.fullmatch(r"\w[\w.+-]*", name) or name in NO_STEMS:
                 raise ValueError(f"stems: '{name}' would not do as the name of a folder beside {', '.join(NO_STEMS)}")
-        for name, limit in (("segment_s", 0.0), ("speed", 0.0)):
-            value = getattr(self, name)
-            if value is not None and value[0] <= limit:
-                raise ValueError(f"{name} must be above {limit:g}")
+        for name in ("segment_s", "speed"):
+            if getattr(self, name)[0] <= 0:
+                raise ValueError(f"{name} must be above 0")
         if self.pan[0] < -1 or self.pan[1] > 1:
             raise ValueError("pan: from -1, left, to 1, right")
         if self.peak_dbfs is not None and self.peak_dbfs[1] > 0:
@@ -322,8 +322,8 @@ class MixtureSet(Section):
             given = [name for name in ("num_absent", "noise", "rirs") if getattr(self, name)]
             if given:
                 raise ValueError(f"{given[0]}: not with simulation.stems, whose mixtures are the sum of their stems")
-            if (self.num_mixtures is None) != (self.simulation.segment_s is None):
-                raise ValueError("num_mixtures and segment_s: both for drawn mixtures, both null for whole tracks")
+            if (self.num_mixtures is None) != self.simulation.whole:
+                raise ValueError("num_mixtures: for drawn mixtures; of whole tracks (simulation.whole) all are taken")
             return self
         if isinstance(self.simulation, Layers):
             given = [name for name in ("num_absent", "noise", "rirs") if getattr(self, name)]
@@ -604,11 +604,11 @@ class Config(Section):
         names = self.simulation.source_names
         if names and (self.inference.source_names != names or self.inference.stitch):
             raise ValueError(
-                f"inference: the outputs of simulation.stems are {', '.join(names)}, in this order; remove source_names "
-                "and stitch"
+                f"inference: the outputs of simulation.stems are {', '.join(names)}, in this order; remove "
+                "source_names and stitch"
             )
-        if isinstance(self.simulation, Stems) and self.simulation.segment_s is None:
-            raise ValueError("simulation.segment_s: null is for fixed sets of whole tracks; a training needs a length")
+        if isinstance(self.simulation, Stems) and self.simulation.whole:
+            raise ValueError("simulation.whole: for fixed sets; a training takes crops of segment_s")
         return self
 
     @model_validator(mode="after")

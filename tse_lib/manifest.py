@@ -265,7 +265,7 @@ def read_layered(folder: str | Path) -> list[LayeredMix]:
     return list(mixes.values())
 
 
-# --------------------------------------------------------------------------------- stems: one-shots, performances, tracks
+# ------------------------------------------------------------------------------------------------------------- stems
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
         return torch.from_numpy(generator.standard_normal(shape)).float() * 0.1
 
     present = simulation.target_absent == 0 or place % 5 != 4
-    talkers = noise(simulation.num_talkers[1], round(simulation.segment_s[1] * conf.sample_rate))
+    channels = [simulation.num_channels] if simulation.source_names else []
+    talkers = noise(simulation.num_talkers[1], *channels, round(simulation.segment_s[1] * conf.sample_rate))
     wanted = talkers[:1] if simulation.task == "extract" else talkers
     return {
         "mix_id": f"{step}-{place}",

@@ -24,8 +24,8 @@ def summary(folders: list[Path]) -> str:
             seconds = sum(mix.seconds for mix in mixes)
         elif any((folder / f"{name}.jsonl").exists() for name in STEM_TABLES):
             stems = read_stems(folder)
-            parts = [*stems.performances, *stems.tracks]
-            speakers, count, seconds = set(), len(parts), sum(part.seconds for part in parts)
+            lengths = [*(one.seconds for one in stems.performances), *(one.seconds for one in stems.tracks)]
+            speakers, count, seconds = set(), len(lengths), sum(lengths)
         else:
             utterances = read_tables(folder)
             speakers, count = {utt.spk_id for utt in utterances if utt.spk_id}, len(utterances)

@@ -16,8 +16,9 @@ from tse_lib.simulation.render import render
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse render",
-        description="Render data/<set>/mixtures.jsonl to data/<set>/mixtures/<kind>/<mix_id>.flac (24 bit); kinds: "
-        "mixture, noise; of an extraction target, interferer1…, enroll1…, of a separation source1… or the stems' names.",
+        description="Render data/<set>/mixtures.jsonl to data/<set>/mixtures/<kind>/<mix_id>.flac (24 bit); "
+        "kinds: mixture, noise; of an extraction target, interferer1…, enroll1…, of a separation source1… or the names "
+        "of its stems.",
         epilog="example: tse render data/dev data/test --job 1/4",
     )
     parser.add_argument("sets", nargs="+", metavar="DATA_DIR")

@@ -14,12 +14,13 @@ import torch
 
 from tse_lib import distributed
 from tse_lib.bin.device import add_device_options, device_of
-from tse_lib.config import Config, Layers, load_config
+from tse_lib.config import Config, Layers, Stems, load_config
 from tse_lib.data.layers import TrainingData
 from tse_lib.evaluation.lr_finder import lr_finder_page
 from tse_lib.files import replace_file
 from tse_lib.manifest import read_layered, read_mixtures
 from tse_lib.simulation.sample import Corpus, read_corpus
+from tse_lib.simulation.stems import StemCorpus, read_stem_corpus
 from tse_lib.training.guards import REQUEUE_EXIT, StopSignal
 from tse_lib.training.lr_finder import RangeTest, find_lr
 from tse_lib.training.trainer import train
@@ -179,9 +180,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def corpus_of(args: argparse.Namespace, conf: Config) -> TrainingData:
     """What training items are drawn from: data sets, or ready-made mixtures where the conf has a goal for those."""
     data = Path(args.data)
+    if isinstance(conf.simulation, (Layers, Stems)) and (args.noise or args.rirs):
+        key, what = ("goal", "layered mixtures") if isinstance(conf.simulation, Layers) else ("stems", "stems")
+        raise ValueError(f"--noise, --rirs: not with simulation.{key}; {what} are as the corpus made them")
+    if isinstance(conf.simulation, Stems):
+        return read_stem_corpus([data / name for name in args.train], conf.simulation, conf.sample_rate)
     if isinstance(conf.simulation, Layers):
-        if args.noise or args.rirs:
-            raise ValueError("--noise, --rirs: not with simulation.goal; layered mixtures are as the corpus made them")
         return [mix for name in args.train for mix in read_layered(data / name)]
     speech, noise, rirs = ([data / name for name in names] for names in (args.train, args.noise, args.rirs))
     return read_corpus(speech, noise, rirs, conf.simulation.task)
@@ -194,6 +198,11 @@ def refuse_dev_in_train(corpus: TrainingData, dev_dir: Path) -> None:
     WSJ0-2mix the talkers) is how the corpus is, was told by the prepare stage, and cannot be helped here.
     """
     mixtures = read_mixtures(dev_dir / "mixtures.jsonl")
+    if isinstance(corpus, StemCorpus):
+        both = sorted({stem.origin for mixture in mixtures for stem in mixture.stems} & set(corpus.names))
+        if both:
+            raise ValueError(f"{dev_dir}: {len(both)} of its tracks are trained on ({both[0]}…); give another set")
+        return
     if not isinstance(corpus, Corpus):
         both = sorted({mix.mix_id for mix in corpus} & {one.ready.mix.utt_id for one in mixtures if one.ready})
         if both:

@@ -7,7 +7,7 @@ A kit of one's own is such a table and its files, wav or flac, mono or stereo, e
 snare, toms, hihat or cymbals, `instrument` a drum or cymbal, `velocity_rank` counts from its softest hit. Which
 instrument plays which note is told by words in its name: open, closed or pedal of a hi-hat, ride, bell, crash, china
 or splash of a cymbal. The Groove MIDI Dataset (magenta.tensorflow.org/datasets/groove) lies as it is unpacked, its
-files as `midi_filename` says, or in a folder a split, the session left out: `train/drummer1_5_jazz-funk_116_beat_4-4.mid`.
+files as `midi_filename` says, or in a folder a split, the session left out: `train/drummer1_5_funk_116_beat_4-4.mid`.
 
 Splits: performances as info.csv has them (train, validation, test); without a validation set a tenth of those to train
 with is for development. Hits as the table has them; without that column the hits of an instrument are dealt out by
@@ -71,7 +71,9 @@ def prepare(
     parsed = parallel_map(_parse, plays, nj, "reading MIDI")
     faults += bad + [result for result in (*checked, *parsed) if isinstance(result, str)]
     report_faults(faults, skip_bad)
-    hits = [(row.split, result) for row, result in zip(shots, checked, strict=True) if isinstance(result, OneShot)]
+    good = [(row, result) for row, result in zip(shots, checked, strict=True) if isinstance(result, OneShot)]
+    splits = [row.split for row, _ in good] if any(row.split for row in shots) else deal([row for row, _ in good])
+    hits = [(split, result) for split, (_, result) in zip(splits, good, strict=True)]
     played = [(row.split, result) for row, result in zip(plays, parsed, strict=True) if isinstance(result, Performance)]
     missing = [stem for stem in STEMS if not any(hit.stem == stem for _, hit in hits)]
     if missing:
@@ -138,11 +140,11 @@ def read_shots(root: Path, table: Path) -> tuple[list[ShotRow], list[str]]:
             rows.append(ShotRow(path, fields["stem"], fields["instrument"], int(rank), kit, SPLITS.get(split, "")))
     twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
     faults += [f"{table}: '{path}' is there twice" for path in twice]
-    return (rows if any(row.split for row in rows) else deal(rows)), faults
+    return rows, faults
 
 
-def deal(rows: Sequence[ShotRow]) -> list[ShotRow]:
-    """The hits of each instrument to the sets, by rank; of an instrument with few hits, to all of them."""
+def deal(rows: Sequence[ShotRow]) -> list[str]:
+    """The set of each hit: those of an instrument are dealt out by rank; if it has few, they are in all sets ("")."""
     of_instrument: dict[tuple[str, str], list[ShotRow]] = {}
     for row in rows:
         of_instrument.setdefault((row.kit, row.instrument), []).append(row)
@@ -150,7 +152,7 @@ def deal(rows: Sequence[ShotRow]) -> list[ShotRow]:
     for hits in of_instrument.values():
         for place, row in enumerate(sorted(hits, key=lambda row: (row.velocity_rank, str(row.path)))):
             split_of[row.path] = DEALT[place % len(DEALT)] if len(hits) >= len(DEALT) else ""
-    return [ShotRow(**{**vars(row), "split": split_of[row.path]}) for row in rows]
+    return [split_of[row.path] for row in rows]
 
 
 def _check_shot(row: ShotRow, root: Path) -> OneShot | str:

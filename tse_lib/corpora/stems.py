@@ -5,8 +5,8 @@
 
 A folder of audio files is a track. `--stems` says which of them make which stem: `toms=high_tom+low-mid_tom` adds two
 up. The first folder below the root is the split (train, validation or dev, test); without one, whole tracks are dealt
-out by a hash of their names. All files of a track have one rate, and one length but for 0.1 s, which is cut off. What no
-stem is made of is left alone (`mixture.wav`): the mixture is the sum of the stems.
+out by a hash of their names. All files of a track have one rate, and one length but for 0.1 s, which is cut off. What
+no stem is made of is left alone (`mixture.wav`): the mixture is the sum of the stems.
 """
 
 import argparse

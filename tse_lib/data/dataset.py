@@ -199,7 +199,7 @@ class RenderedMixtures(Dataset):
             )
 
     def refuse_other_task(self, task: str, num_sources: int = 1, names: tuple[str, ...] = ()) -> None:
-        """ValueError unless these mixtures are for the task, and of a separation into so many sources (of these names)."""
+        """ValueError unless these mixtures are for the task, and of a separation into these sources."""
         for mixture in self.mixtures:
             own = "extract" if mixture.enrolls else "separate"
             fault = f"is there to {own}, the model to {task}" if own != task else ""

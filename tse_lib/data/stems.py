@@ -81,7 +81,7 @@ class StemMixtures(Dataset):
         """How the mixtures of a step are drawn; they have one length, so that none is padded."""
         if step != self._step:
             now = simulation_at(self.conf, step)
-            assert isinstance(now, Stems) and now.segment_s is not None
+            assert isinstance(now, Stems)
             if now.segment_s[0] < now.segment_s[1]:
                 length = float(rng(self.conf.seed, "train", "segment_s", step).uniform(*now.segment_s))
                 now = now.model_copy(update={"segment_s": (length, length)})

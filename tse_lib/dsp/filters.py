@@ -1,5 +1,6 @@
 """What a channel does to a signal: all zero-phase, in the frequency domain, any length."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,3 +52,32 @@ def mask_spectrogram(x: Tensor, masks: Sequence[tuple[str, float, float]], sampl
         else:
             spectrum[:, rows] = 0
     return torch.istft(spectrum, n_fft, n_fft // 4, window=window, length=len(x))
+
+
+def a_weighting(hz: Tensor) -> Tensor:
+    """The gains of the A curve at these frequencies, 1 at 1 kHz (IEC 61672-1:2013, annex E): (F,) -> (F,)."""
+
+    def response(f: Tensor) -> Tensor:
+        squares = f.double().square()
+        low, middle, high = 20.598997**2, (107.65265**2, 737.86223**2), 12194.217**2
+        roots = ((squares + middle[0]) * (squares + middle[1])).sqrt()
+        return high * squares.square() / ((squares + low) * roots * (squares + high))
+
+    return (response(hz) / response(torch.tensor([1000.0]))).to(hz.dtype)
+
+
+def mel_bank(sample_rate: int, n_fft: int, num_mels: int) -> Tensor:
+    """Triangles on Slaney's mel scale, each of area 1 Hz, from 0 Hz to half the rate: (M, n_fft // 2 + 1).
+
+    The scale is linear up to 1 kHz (15 mel) and then logarithmic, 27 mel to a factor of 6.4 (M. Slaney, "Auditory
+    toolbox", 1998); these are the defaults of librosa's mel filters.
+    """
+    step = math.log(6.4) / 27
+    top = 15 + math.log(sample_rate / 2 / 1000) / step if sample_rate > 2000 else sample_rate / 2 * 3 / 200
+    mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)
+    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * ((mels - 15) * step).exp())
+    hz = torch.fft.rfftfreq(n_fft, 1 / sample_rate, dtype=torch.float64)
+    rise = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = torch.minimum(rise, fall).clamp_min(0)
+    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).float()

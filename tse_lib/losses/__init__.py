@@ -12,6 +12,7 @@ from tse_lib.losses.permutation import Loss, mixit, pit
 from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
 from tse_lib.losses.speaker import speaker_cross_entropy
 from tse_lib.losses.spectral import l1, mixture_consistency, multi_resolution_stft, phase_sensitive
+from tse_lib.losses.stems import masked_mse, multi_resolution_mel, neg_snr_or_silence
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "neg_si_sdr": neg_si_sdr,
@@ -22,6 +23,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "multi_resolution_stft": multi_resolution_stft,
     "l1": l1,
     "mixture_consistency": mixture_consistency,
+    "neg_snr_or_silence": neg_snr_or_silence,
+    "masked_mse": masked_mse,
+    "multi_resolution_mel": multi_resolution_mel,
     "pit": pit,
     "mixit": mixit,
     "speaker_cross_entropy": speaker_cross_entropy,
@@ -31,6 +35,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 FOR_ABSENT = ("energy", "attenuation")  # the others need a target
 OF_SPEAKERS = ("speaker_cross_entropy",)  # get logits and numbers of speakers instead of signals
 OVER_SOURCES = ("pit", "mixit", "mixture_consistency")  # no loss between one estimate and one target
+OF_ANY_ORDER = ("pit", "mixit")  # know no names of sources
 
 
 def build_loss(name: str, when: str, params: dict[str, Any]) -> Loss:

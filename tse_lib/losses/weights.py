@@ -7,7 +7,16 @@ from torch import Tensor, nn
 
 from tse_lib.config import LossTerm, value_at
 
-NOT_POSITIVE = ("neg_si_sdr", "neg_snr", "multi_scale_si_sdr", "pit", "mixit", "energy", "attenuation")
+NOT_POSITIVE = (
+    "neg_si_sdr",
+    "neg_snr",
+    "neg_snr_or_silence",
+    "multi_scale_si_sdr",
+    "pit",
+    "mixit",
+    "energy",
+    "attenuation",
+)
 
 
 def weights_at(terms: Sequence[LossTerm], step: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Energy ratios: SI-SDR, and SDR, SIR and SAR of BSS Eval v3.
+"""Energy ratios: SI-SDR, SDR, SIR and SAR of BSS Eval v3, and the SDR of whole tracks.
 
 References:
     J. Le Roux, S. Wisdom, H. Erdogan, J. R. Hershey, "SDR - half-baked or well done?", ICASSP 2019.
@@ -18,6 +18,8 @@ import numpy as np
 FLOOR_DB = -50.0
 CEILING_DB = 100.0  # 24-bit files cannot tell better estimates apart
 FILTER_LENGTH = 512  # taps of the distortion that BSS Eval forgives
+SILENT_TRACK_DBFS = -60.0  # RMS of a stem over its whole length, below which it is silent
+TRACK_EPS = 1e-8  # of sums of squares, as evaluations of music separation have it
 SILENT_RMS = 1e-10  # -200 dBFS: far below one step of 24 bit
 
 
@@ -53,6 +55,26 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     projection = (estimate @ reference) / (reference @ reference) * reference
     distortion = estimate - projection
     return _clamp_db(projection @ projection, distortion @ distortion, FLOOR_DB, CEILING_DB)
+
+
+def track_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """SDR of a whole track in dB, of all channels together, within [-50, 100] dB: (C, T), (C, T).
+
+    10 log10 ((sum s^2 + 1e-8) / (sum (s - e)^2 + 1e-8)), the "utterance SDR" or uSDR of music separation (of the Music
+    Demixing Challenge: Mitsufuji et al. 2021). No scale and no filter is forgiven.
+
+    Raises:
+        Undefined: the reference is silent, its RMS below -60 dBFS.
+    """
+    reference, estimate = as_signals(np.ravel(reference), np.ravel(estimate))
+    if is_silent_track(reference):
+        raise Undefined(f"silent reference (RMS below {SILENT_TRACK_DBFS:.0f} dBFS)")
+    error = reference - estimate
+    return _clamp_db(reference @ reference + TRACK_EPS, error @ error + TRACK_EPS, FLOOR_DB, CEILING_DB)
+
+
+def is_silent_track(reference: np.ndarray) -> bool:
+    return bool(np.mean(np.square(reference, dtype=np.float64)) < 10 ** (SILENT_TRACK_DBFS / 10))
 
 
 def bss_eval(references: np.ndarray, estimates: np.ndarray) -> list[BssEval]:

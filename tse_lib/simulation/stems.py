@@ -79,8 +79,14 @@ class StemCorpus:
     oneshots: Sequence[OneShot]
     tracks: Sequence[Track]
     kits: Sequence[Kit] = field(init=False)
+    hearing: Mapping[str, Sequence[int]] = field(init=False)  # of each stem the numbers of those that have it
 
     def __post_init__(self) -> None:
+        hearing: dict[str, list[int]] = {}
+        for number in range(len(self)):
+            for stem in _stems_in(self[number]):
+                hearing.setdefault(stem, []).append(number)
+        object.__setattr__(self, "hearing", hearing)
         kits: dict[str, dict[str, dict[str, list[OneShot]]]] = {}
         for hit in sorted(self.oneshots, key=lambda hit: (hit.velocity_rank, hit.path)):
             kits.setdefault(hit.kit, {}).setdefault(hit.stem, {}).setdefault(hit.instrument, []).append(hit)
@@ -147,7 +153,6 @@ def sample_stems(
     Args:
         attempt: above 0: another mixture under the same id, for where a file of the first cannot be read.
     """
-    assert conf.segment_s is not None
     draw = partial(rng, seed, split, mix_id, *(("attempt", attempt) if attempt else ()))
     num_samples = round(_uniform(draw, conf.segment_s, "segment_s") * sample_rate)
     seconds = num_samples / sample_rate
@@ -160,9 +165,9 @@ def sample_stems(
             stems.append(Stem(name, ""))
             continue
         origin, start = corpus[number], begin
-        if len(corpus) > 1 and _happens(draw, conf.swap_probability, "swap", name):
-            other = int(draw("swap_track", name).integers(len(corpus) - 1))
-            origin = corpus[other + (other >= number)]
+        others = [other for other in corpus.hearing.get(name, ()) if other != number]
+        if others and _happens(draw, conf.swap_probability, "swap", name):
+            origin = corpus[others[int(draw("swap_track", name).integers(len(others)))]]
             start = _crop(draw("swap_crop", name), origin, seconds, (name,))
         if isinstance(origin, Track):
             own, clips = origin.track_id, _cut(origin, name, start, num_samples)
@@ -190,18 +195,18 @@ def sample_stems(
 
 
 def stem_set(data: str | Path, name: str, sets: Sets) -> list[Mixture]:
-    """All mixtures of one set of `conf/sets.yaml`: drawn, or without a `segment_s` the whole tracks."""
+    """All mixtures of one set of `conf/sets.yaml`: drawn, or the whole tracks."""
     one, conf = sets.sets[name], sets.sets[name].simulation
     assert isinstance(conf, Stems)
     corpus = read_stem_corpus([Path(data) / folder for folder in one.tracks], conf, sets.sample_rate)
-    if conf.segment_s is not None:
+    if not conf.whole:
         assert one.num_mixtures
         return [
             sample_stems(corpus, conf, sets.sample_rate, sets.seed, name, f"{name}-{number:05d}")
             for number in range(one.num_mixtures)
         ]
     if not corpus.tracks:
-        raise ValueError(f"{name}: segment_s: null takes whole tracks; {', '.join(one.tracks)} has performances only")
+        raise ValueError(f"{name}: whole: takes tracks; {', '.join(one.tracks)} has performances only")
     found = []
     for track in corpus.tracks:
         stems = [Stem(stem, track.track_id, _cut(track, stem, 0.0, track.num_samples)) for stem in conf.stems]
@@ -250,6 +255,12 @@ def _num_heard(origin: Performance | Track, begin: float, seconds: float, stems:
         return sum("1" in origin.activity[stem][first:last] for stem in stems)
     struck = {_stem_of(note) for time, note, _ in origin.hits if begin <= time < begin + seconds}
     return len(struck & set(stems))
+
+
+def _stems_in(origin: Performance | Track) -> list[str]:
+    if isinstance(origin, Track):
+        return [stem for stem, blocks in origin.activity.items() if "1" in blocks]
+    return sorted({_stem_of(note) for _, note, _ in origin.hits} - {""})
 
 
 def _stem_of(note: int) -> str:
@@ -316,8 +327,8 @@ def _played(
 def _instrument(draw: partial, note: int, instruments: Mapping[str, Sequence[OneShot]]) -> str:
     """The instrument that plays a note: the same one for all its hits in a mixture.
 
-    A word of the note (open, ride…) chooses among the instruments that have it in their names. Toms are dealt out in the
-    order of their names, highest first.
+    A word of the note (open, ride…) chooses among the instruments that have it in their names. Toms are dealt out in
+    the order of their names, highest first.
     """
     stem, *words = NOTES[note]
     names = sorted(instruments)

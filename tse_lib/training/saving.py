@@ -21,6 +21,7 @@ from tse_lib.data.layers import TrainingData
 from tse_lib.files import temporary_for
 from tse_lib.manifest import Mixture
 from tse_lib.simulation.sample import Corpus
+from tse_lib.simulation.stems import StemCorpus
 from tse_lib.training.state import State
 
 
@@ -136,6 +137,10 @@ def way_out(exp: Path) -> str:
 
 def hash_of_corpus(corpus: TrainingData) -> str:
     """Of all that mixtures are drawn from, except where it lies: packing a set changes nothing."""
+    if isinstance(corpus, StemCorpus):
+        shots = ((hit.stem, hit.instrument, hit.velocity_rank, hit.num_samples) for hit in corpus.oneshots)
+        plays = ((play.perf_id, play.hits) for play in corpus.performances)
+        return hash_of(chain(shots, plays, ((one.track_id, one.num_samples, one.activity) for one in corpus.tracks)))
     if not isinstance(corpus, Corpus):
         return hash_of((mix.mix_id, mix.num_samples, mix.sample_rate, mix.indoor) for mix in corpus)
     return hash_of(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
-from tse_lib.config import Config, Deployed, Simulation, Train, build
+from tse_lib.config import Config, Deployed, Layers, Simulation, Stems, Train, build
 from tse_lib.losses import OF_SPEAKERS
 from tse_lib.losses.weights import UncertaintyWeights
 from tse_lib.models import OneCall, build_model, num_sources_of
@@ -104,7 +104,8 @@ def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) 
         )
     talkers, outputs = conf.simulation.num_talkers[1], num_sources_of(conf.model.name, conf.model.params)
     if conf.simulation.task == "separate" and outputs != talkers:
-        given = f"num_talkers {talkers}" if isinstance(conf.simulation, Simulation) else f"goal {conf.simulation.goal}"
+        kind = {Simulation: "num_talkers", Layers: "goal", Stems: "stems"}[type(conf.simulation)]
+        given = f"{kind} {talkers if kind == 'num_talkers' else getattr(conf.simulation, kind)}"
         raise ValueError(
             f"model.params.num_sources {outputs}, simulation.{given}: a separation has an output for every talker "
             f"that is wanted, here {talkers}"
@@ -171,7 +172,7 @@ def seed_init(conf: Config, *names: str) -> None:
 
 
 def new_part(module: nn.Module, options: Any, max_steps: int, begin: int = 0) -> Part:
-    """`module` with an AdamW; its learning rate warms up from step `begin` on and ends at `max_steps`.
+    """`module` with its optimizer; its learning rate warms up from step `begin` on and ends at `max_steps`.
 
     Parameters with the mark `_no_weight_decay` (mamba_ssm's convention) are not drawn towards 0.
 
@@ -185,13 +186,23 @@ def new_part(module: nn.Module, options: Any, max_steps: int, begin: int = 0) ->
         for ones, decay in ((decayed, options.weight_decay), (others, 0.0))
         if ones
     ]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, foreach=True)
+    optimizer = new_optimizer(groups, options)
     floor = options.min_lr / options.lr
     restart_at = options.restart_at if isinstance(options, Train) else ()  # a discriminator's rate has no restarts
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_scale(step - begin, options.warmup_steps, max_steps - begin, floor, restart_at)
     )
     return Part(module, optimizer, scheduler)
+
+
+def new_optimizer(groups: list[dict[str, Any]], options: Any) -> torch.optim.Optimizer:
+    if getattr(options, "optimizer", "adamw") == "adamw":
+        return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, foreach=True)
+    try:
+        from prodigyopt import Prodigy
+    except ImportError:
+        raise ValueError("train.optimizer: prodigy needs prodigyopt: pip install prodigyopt, or take adamw") from None
+    return Prodigy(groups, lr=options.lr, betas=options.betas)
 
 
 def new_ema(model: nn.Module, decay: float, mature: bool) -> AveragedModel:

@@ -19,11 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tse_lib import distributed
 from tse_lib.config import Config, LossTerm, simulation_at
 from tse_lib.distributed import has_bfloat16
-from tse_lib.losses import OF_SPEAKERS, OVER_SOURCES, build_loss
+from tse_lib.losses import OF_ANY_ORDER, OF_SPEAKERS, OVER_SOURCES, build_loss
 from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_matching
 from tse_lib.losses.distillation import feature_distance
-from tse_lib.losses.permutation import pit
+from tse_lib.losses.permutation import Loss, pit
 from tse_lib.losses.sdr import neg_si_sdr
+from tse_lib.losses.stems import neg_snr_or_silence
 from tse_lib.losses.weights import UncertaintyWeights, weights_at
 from tse_lib.models import OneCall
 from tse_lib.models.discriminators import renew_spectral_norms
@@ -64,8 +65,13 @@ class Objective:
             if term.name in OF_SPEAKERS:
                 yield loss(batch["logits"][rows], batch["speaker_number"][rows])
                 continue
-            other = batch["target"][:, :, None] if term.when == "present" else batch["mixture"][:, None]
+            other = targets(batch) if term.when == "present" else batch["mixture"][:, None]
             yield loss(estimate[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
+
+
+def targets(batch: Batch) -> Tensor:
+    """(B, S, C, T), of a mono mixture with one channel."""
+    return batch["target"] if batch["target"].ndim == 4 else batch["target"][:, :, None]
 
 
 def rows_of(batch: Batch, when: str) -> Tensor:
@@ -76,7 +82,14 @@ def build_objective(conf: Config, learned: UncertaintyWeights | None = None) -> 
     ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
     if not ever_absent and any(term.when == "absent" for term in conf.loss):
         raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
-    if conf.simulation.task == "separate" and conf.simulation.num_talkers[1] > 1:
+    if conf.simulation.source_names:
+        orderless = [term.name for term in conf.loss if term.name in OF_ANY_ORDER]
+        if orderless:
+            inner = orderless[0]
+            raise ValueError(
+                f"loss: '{inner}' takes sources in any order, but stems have names; name its inner loss alone"
+            )
+    elif conf.simulation.task == "separate" and conf.simulation.num_talkers[1] > 1:
         ordered = [term.name for term in conf.loss if term.name not in OVER_SOURCES]
         if ordered:
             raise ValueError(
@@ -176,6 +189,7 @@ def supervised_step(state: State, run: Run, batches: list[Batch], counts: dict[s
 def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
     """The conf's losses, the SI-SDR to a teacher's estimate, and the distance of features to the teacher's.
 
+    Of stems it is the SNR to the teacher's, output by output, and of those that it hears nothing of their level.
     Present targets have soft targets; the output of a teacher for an absent one is hardly a signal.
     """
     distill, teacher, projections = run.conf.train.distill, state.teacher, state.parts.get("projections")
@@ -188,7 +202,9 @@ def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str,
         with torch.no_grad(), run.autocast:
             soft = OneCall(teacher)(*inputs(batch)).float()
         loss, shares = run.objective(estimate, batch, counts, state.step)
-        likeness = neg_si_sdr if soft.shape[1] == 1 else pit
+        likeness: Loss = neg_si_sdr if soft.shape[1] == 1 else pit
+        if run.conf.simulation.source_names:
+            likeness = neg_snr_or_silence
         shares["soft"] = share(likeness, estimate, soft, batch["present"], counts["present"])
         loss = loss + distill.weight * shares["soft"]
         if run.features:

@@ -28,6 +28,7 @@ from tse_lib.data.layers import TrainingData, TrainingItems, training_items
 from tse_lib.files import replace_file
 from tse_lib.losses.permutation import pit
 from tse_lib.losses.sdr import neg_si_sdr
+from tse_lib.metrics.sdr import is_silent_track, track_sdr
 from tse_lib.models import OneCall
 from tse_lib.rng import seed_of
 from tse_lib.training import saving
@@ -52,7 +53,7 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
     """
     exp, options = Path(exp), conf.train
     dev = RenderedMixtures(dev_dir, conf.sample_rate)
-    dev.refuse_other_task(conf.simulation.task, conf.simulation.num_talkers[1])
+    dev.refuse_other_task(conf.simulation.task, conf.simulation.num_talkers[1], conf.simulation.source_names)
     data = training_items(corpus, conf)
     if options.batch_size % distributed.world_size():
         raise ValueError(
@@ -166,16 +167,21 @@ def report(state: State, run: Run, rates: dict[str, float], log: Log | None, exp
 def choose(state: State, run: Run, dev: RenderedMixtures, log: Log | None, exp: Path) -> None:
     """Validate the averaged weights, and keep them if they are the best so far."""
     model, device = state.ema.module, next(state.model.parameters()).device
-    scores = validate(model, dev, device, run.autocast)
+    chosen_by = "si_sdri"
+    if run.conf.simulation.source_names:
+        chosen_by = "sdr"
+        scores = validate_stems(model, dev, device, run.autocast, chunk_of(run.conf))
+    else:
+        scores = validate(model, dev, device, run.autocast)
     state.patience += 1
-    if scores["si_sdri"] > state.best:
-        state.best, state.patience = scores["si_sdri"], 0
+    if scores[chosen_by] > state.best:
+        state.best, state.patience = scores[chosen_by], 0
         if log:
             saving.save_best(state, run.conf, exp)
     if log:
         log.valid(state.step, {**scores, "best": state.best, "seconds": round(state.seconds, 1)}, state.patience == 0)
     if log and log.board:
-        examples = dev_audio(model, dev, run.conf.train.audio_examples, device, run.autocast)
+        examples = dev_audio(model, dev, run.conf.train.audio_examples, device, run.autocast, chunk_of(run.conf))
         log.audio(state.step, examples, run.conf.sample_rate)
 
 
@@ -217,26 +223,84 @@ def validate(
 
 
 @torch.no_grad()
+def validate_stems(
+    model: nn.Module, dev: RenderedMixtures, device: torch.device, autocast: torch.autocast, chunk: int
+) -> dict[str, float]:
+    """Of sources with names the mean over them of their mean SDR and SI-SDRi, and the SDR of each, in chunks.
+
+    A source that is silent in a mixture (`metrics.sdr.is_silent_track`) does not count there; one that is silent
+    everywhere counts nowhere. The processes share the mixtures; all return the same numbers.
+    """
+    model.eval()
+    names = dev.mixtures[0].source_names
+    sums = torch.zeros(len(names), 3, dtype=torch.float64)  # sdr, si_sdri, heard
+    for index in range(distributed.rank(), len(dev), distributed.world_size()):
+        item = dev[index]
+        estimates = separate_item(model, item, device, autocast, chunk)  # (S, C, T)
+        for own, estimate, target in zip(sums, estimates, item["target"], strict=True):
+            if is_silent_track(target.numpy()):
+                continue
+            after, before = -neg_si_sdr(torch.stack([estimate, item["mixture"]]), target.expand(2, -1, -1))
+            sdr = track_sdr(target.numpy(), estimate.numpy())
+            own += torch.tensor([sdr, float(after - before), 1.0], dtype=torch.float64)
+    sums = distributed.total(sums)
+    heard = sums[:, 2] > 0
+    if not heard.any():
+        raise ValueError(f"{dev.data_dir}: all stems of all mixtures are silent; nothing can be validated")
+    means = sums[:, :2] / sums[:, 2:].clamp_min(1)
+    scores = dict(zip(("sdr", "si_sdri"), means[heard].mean(0).tolist(), strict=True))
+    return scores | {f"sdr_{name}": float(own[0]) for name, own, some in zip(names, means, heard, strict=True) if some}
+
+
+def chunk_of(conf: Config) -> int:
+    """Samples that a network with stems is run on at once, as many as in training; 0: all. Its norms see so much."""
+    return round(conf.simulation.segment_s[1] * conf.sample_rate) if conf.simulation.source_names else 0
+
+
+@torch.no_grad()
 def dev_audio(
-    model: nn.Module, dev: RenderedMixtures, count: int, device: torch.device, autocast: torch.autocast
+    model: nn.Module, dev: RenderedMixtures, count: int, device: torch.device, autocast: torch.autocast, chunk: int = 0
 ) -> dict[str, Tensor]:
-    """What the first mixtures of the development set sound like now: their estimates (T,), mixtures and targets."""
+    """What the first mixtures of the development set sound like now: their estimates (T,), mixtures and targets.
+
+    Several channels are averaged.
+    """
     waves = {}
     for index in range(min(count, len(dev))):
         item = dev[index]
-        waves[f"{item['mix_id']}/mixture"] = item["mixture"]
-        estimates = separate_item(model, item, device, autocast)
+        names = dev.mixtures[index].stems and dev.mixtures[index].source_names
+        waves[f"{item['mix_id']}/mixture"] = mono(item["mixture"])
+        estimates = separate_item(model, item, device, autocast, chunk)
         for kind, several in (("estimate", estimates), ("target", item["target"])):
-            for number, wave in enumerate(several, 1):
-                waves[f"{item['mix_id']}/{kind}{number if len(several) > 1 else ''}"] = wave
+            for number, wave in enumerate(several):
+                which = names[number] if names else number + 1 if len(several) > 1 else ""
+                waves[f"{item['mix_id']}/{kind}{which and f'_{which}' if names else which}"] = mono(wave)
     return waves
 
 
-def separate_item(model: nn.Module, item: dict[str, Any], device: torch.device, autocast: torch.autocast) -> Tensor:
-    """The estimates (S, T) of one item, on the CPU."""
-    with autocast:
-        estimate = OneCall(model)(*inputs(to_device(collate([item]), device)))
-    return estimate.float().cpu()[0, :, 0]
+def mono(wave: Tensor) -> Tensor:
+    """(T,) or (C, T) -> (T,)."""
+    return wave.mean(0) if wave.ndim == 2 else wave
+
+
+def separate_item(
+    model: nn.Module, item: dict[str, Any], device: torch.device, autocast: torch.autocast, chunk: int = 0
+) -> Tensor:
+    """The estimates of one item, on the CPU: (S, T) of a mixture (T,), (S, C, T) of one with channels.
+
+    Args:
+        chunk: samples at once, 0: all. The last chunk ends with the mixture and begins earlier instead.
+    """
+    batch = to_device(collate([item]), device)
+    size = batch["mixture"].shape[-1]
+    begins = [0] if not 0 < chunk < size else [*range(0, size - chunk, chunk), size - chunk]
+    estimate = torch.empty(0)
+    for begin in begins:
+        part = batch if len(begins) == 1 else batch | {"mixture": batch["mixture"][..., begin : begin + chunk]}
+        with autocast:
+            output = OneCall(model)(*inputs(part)).float().cpu()[0]
+        estimate = torch.cat([estimate[..., :begin], output], -1)
+    return estimate[:, 0] if item["mixture"].ndim == 1 else estimate
 
 
 # --------------------------------------------------------------------------------------------------------------- data
