@@ -19,6 +19,7 @@ EXTRAS = {
     "sim": ["pyroomacoustics"],
     "export": ["onnx", "onnxruntime"],
     "openvino": ["openvino"],
+    "drums": ["mido", "prodigyopt", "museval"],  # MIDI; the optimizer of MDX23C; SDR of frames (it brings pandas)
     "mini": ["espeakng-loader>=0.2.4"],  # the voices of the mini corpus
 }
 EXTRAS["dev"] = ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mir_eval", *sum(EXTRAS.values(), [])]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -113,9 +114,15 @@ def test_tracks_are_read_with_the_files_of_their_stems(data):
     first, second = read_stems(data / "tracks_train").tracks
     assert [len(files) for files in first.stems.values()] == [1, 1, 2, 2, 1] and tuple(first.stems) == STEMS
     assert "1" in first.activity["toms"] and "1" not in second.activity["toms"]
-    assert (
-        len({track.track_id for name in ("train", "test") for track in read_stems(data / f"tracks_{name}").tracks}) == 2
-    )
+    ids = [track.track_id for name in ("train", "test") for track in read_stems(data / f"tracks_{name}").tracks]
+    assert ids == ["train0", "train1", "test0", "test1"]
+
+
+def test_a_track_that_is_in_two_sets_is_refused(tmp_path):
+    tracks = fake_drums.make_tracks(tmp_path / "tracks", splits=("train",), count=1, seconds=0.3)
+    shutil.copytree(tracks / "train", tracks / "test")
+    with pytest.raises(ValueError, match="two tracks would both be train0"):
+        tracks_of.prepare(tracks, tmp_path / "data", nj=1)
 
 
 def test_tracks_without_folders_of_splits_are_dealt_out_whole(tmp_path):
