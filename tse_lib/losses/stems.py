@@ -20,9 +20,7 @@ MEL_RESOLUTIONS = ((1024, 1024, 256), (2048, 2048, 512), (8192, 8192, 2048))  # 
 MAGNITUDE_FLOOR = 1e-4  # -80 dB of a full scale constant over one sample, as auraloss's
 
 
-def neg_snr_or_silence(
-    estimate: Tensor, target: Tensor, max_db: float = 30.0, silent_max_db: float = 10.0
-) -> Tensor:
+def neg_snr_or_silence(estimate: Tensor, target: Tensor, max_db: float = 30.0, silent_max_db: float = 10.0) -> Tensor:
     """Negative SNR in dB of sources that are heard, and of those that are silent how loud the estimate is.
 
     (B, S, C, T), (B, S, C, T) -> (B,), the mean over sources, each over all its channels. With x the sum of the targets
