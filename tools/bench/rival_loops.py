@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tse_lib.models import tfc_tdf
+
 Network = Callable[[Tensor], Tensor]
 
 
@@ -91,3 +93,18 @@ def msst(network: Network, song: Tensor, chunk: int, overlap: int, batch_size: i
 
 
 LOOPS = {"predecessor": predecessor, "audio_separator": audio_separator, "msst": msst}
+
+
+def compute_as_published() -> None:
+    """Have our network of MDX23C do nothing in place, in this process: as theirs, the same numbers with more memory."""
+
+    def norm_act_conv(self: tfc_tdf.NormActConv, x: Tensor) -> Tensor:
+        return self.conv(tfc_tdf.ACTS[self.act](self.norm(x)))
+
+    def block(self: tfc_tdf.TFCTDFBlock, x: Tensor) -> Tensor:
+        y = self.tfc1(x)
+        y = y + self.expand(self.squeeze(y))
+        return self.tfc2(y) + self.shortcut(x)
+
+    tfc_tdf.NormActConv.forward = norm_act_conv  # type: ignore[method-assign]
+    tfc_tdf.TFCTDFBlock.forward = block  # type: ignore[method-assign]
