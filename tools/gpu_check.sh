@@ -19,6 +19,11 @@ rc=0
 python=$TSE_PYTHON
 [ ! -e tools/oracles/.complete ] || python=tools/oracles/bin/python # that and other toolkits to compare with
 for script in tools/bench/*.py; do
-  "$python" "$script" | tee -a "$out/benchmarks.jsonl" || rc=$?
+  options=()
+  case $script in
+    */rival_loops.py | */separation_memory.py) continue ;; # nothing of a GPU
+    */separation.py) options=(--device cuda) ;;
+  esac
+  "$python" "$script" "${options[@]}" | tee -a "$out/benchmarks.jsonl" || rc=$?
 done
 exit $rc

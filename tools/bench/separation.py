@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ class Engine(NamedTuple):
     loop: str = "ours"
     precision: str = "float32"
     backend: str = "torch"
+    compiled: bool = False  # by torch, on a GPU
     keep_freed: bool = True  # whether glibc keeps freed memory
 
 
@@ -74,10 +76,12 @@ ENGINES = {
     "glibc's own allocator": Engine(keep_freed=False),
     "float32": Engine(),
     "bfloat16": Engine(precision="bfloat16"),
+    "float16": Engine(precision="float16"),
+    "float16 compiled": Engine(precision="float16", compiled=True),
     "onnxruntime": Engine(backend="onnxruntime"),
-    "onnxruntime, int8": Engine(backend="onnxruntime", precision="int8"),
+    "onnxruntime int8": Engine(backend="onnxruntime", precision="int8"),
     "openvino": Engine(backend="openvino"),
-    "openvino, bfloat16": Engine(backend="openvino", precision="bfloat16"),
+    "openvino bfloat16": Engine(backend="openvino", precision="bfloat16"),
 }
 OVERLAPS = {  # how chunks overlap -> of Inference; "8" is --quality best, "2" balanced, "tiling" fast
     "8": {"overlap_count": 8},
@@ -85,6 +89,7 @@ OVERLAPS = {  # how chunks overlap -> of Inference; "8" is --quality best, "2" b
     "2": {"overlap_count": 2},
     "tiling": {"overlap_count": 1, "crossfade": 0.125},
 }
+ON_GPU_ONLY = ("float16", "float16 compiled")
 QUICK = (BASELINE, "float32", "bfloat16")
 
 
@@ -94,6 +99,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=ENGINES, metavar="NAME", help=f"of {', '.join(ENGINES)}")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=1, help="chunks at a time in our loop (default: 1)")
     parser.add_argument("--quick", action="store_true", help="256 frames, one round, three engines")
     parser.add_argument("--small", help="a trained network: what the switches do to its separations")
     parser.add_argument("--set", type=Path, help="rendered mixtures of stems for --small, as egs/drums/sep1/data/test")
@@ -102,9 +108,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.engine:
-        print(json.dumps(chunk_seconds(ENGINES[args.engine], args.model, 512 * (args.frames - 1), args.device)))
+        print(json.dumps(chunk_seconds(args)))
         return
-    names = [name for name in ENGINES if name in {BASELINE, *(args.only or (QUICK if args.quick else ENGINES))}]
+    wanted = {BASELINE, *(args.only or (QUICK if args.quick else ENGINES))}
+    names = [name for name in ENGINES if name in wanted and runs_on(args.device, name)]
     if args.small:
         for line in qualities(args.small, args.set, names):
             print(json.dumps(line), flush=True)
@@ -115,7 +122,7 @@ def main() -> None:
         noise = Path(folder) / "noise.wav"
         soundfile.write(noise, 0.1 * np.random.default_rng(0).standard_normal((20 * RATE, 2)), RATE)
         export(model, names, [str(noise)])
-        for line in costs(model, names, frames, rounds, args.device):
+        for line in costs(model, names, frames, rounds, args.device, args.batch_size):
             print(json.dumps(line), flush=True)
 
 
@@ -134,6 +141,8 @@ def ready(engine: Engine, model: str | Path, device: str = "cpu") -> Separator:
     assert isinstance(separator, Separator)
     if engine.backend == "torch":
         separator.convert(engine.precision)
+        if engine.compiled:
+            separator.compile()
     else:
         file = FILES["int8" if engine.precision == "int8" else "float32"]
         separator.run_exported(Path(model) / file, engine.backend, engine.precision)
@@ -143,7 +152,13 @@ def ready(engine: Engine, model: str | Path, device: str = "cpu") -> Separator:
 # -------------------------------------------------------------------------------------------------------------- speed
 
 
-def costs(model: Path, names: list[str], frames: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def runs_on(device: str, name: str) -> bool:
+    return name not in ON_GPU_ONLY if device == "cpu" else ENGINES[name].backend == "torch"
+
+
+def costs(
+    model: Path, names: list[str], frames: int, rounds: int, device: str, batch_size: int
+) -> list[dict[str, Any]]:
     """A line for each engine and each way of overlapping; other programs' loops overlap 8 times."""
     chunk = 512 * (frames - 1)
     cases = cases_of(names)
@@ -152,7 +167,7 @@ def costs(model: Path, names: list[str], frames: int, rounds: int, device: str) 
     peaks: dict[str, int] = {}
     for _ in range(rounds):
         for name in names:
-            told = side(name, model, frames, device)
+            told = side(name, model, frames, device, batch_size)
             seconds[name].append(told["chunk_s"])
             peaks[name] = max(peaks.get(name, 0), told["peak_mib"])
     of_baseline, uncovered = counts[BASELINE, "8"]
@@ -171,6 +186,7 @@ def costs(model: Path, names: list[str], frames: int, rounds: int, device: str) 
             "chunks": [of_baseline, number],
             "uncovered": [uncovered, left],
             "peak_mib": peaks[name],
+            "batch_size": batch_size if ENGINES[name].loop == "ours" else 1,
             "rounds": rounds,
             "threads": 1,
             "device": torch.cuda.get_device_name() if device != "cpu" else machine()["cpu"],
@@ -187,9 +203,10 @@ def cases_of(names: list[str]) -> list[tuple[str, str]]:
     return [(name, overlap) for name in names for overlap in (OVERLAPS if ENGINES[name].loop == "ours" else ("8",))]
 
 
-def side(name: str, model: Path, frames: int, device: str) -> dict[str, Any]:
+def side(name: str, model: Path, frames: int, device: str, batch_size: int) -> dict[str, Any]:
     """What a process of its own tells of an engine."""
     words = ["--engine", name, "--model", str(model), "--frames", str(frames), "--device", device]
+    words += ["--batch_size", str(batch_size)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     environment |= {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -219,30 +236,29 @@ class Timed(nn.Module):
         return output
 
 
-def chunk_seconds(engine: Engine, model: str, chunk: int, device: str) -> dict[str, Any]:
-    """Seconds from the end of the first chunk to the end of the second, and the peak of memory in MiB."""
+def chunk_seconds(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a chunk from the end of the first batch to the end of the second, and the peak of memory in MiB."""
+    engine, chunk, on_gpu = ENGINES[args.engine], 512 * (args.frames - 1), args.device != "cpu"
+    batch_size = args.batch_size if engine.loop == "ours" else 1
     if engine.keep_freed:
         keep_freed_memory()
     if engine.loop != "ours":
         compute_as_published()
-    network = Timed(ready(engine, model, device).model, device)
-    noise = 0.1 * torch.randn(2, 3 * chunk, generator=torch.manual_seed(0)).to(device)
-    try:
-        run_loop(engine.loop, network, noise, chunk, "8")
-    except Enough:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    if device != "cpu":
-        peak = torch.cuda.max_memory_allocated() // 2**20
-    return {"chunk_s": network.ends[1] - network.ends[0], "peak_mib": peak}
+    network = Timed(ready(engine, args.model, args.device).model, args.device)
+    noise = 0.1 * torch.randn(2, chunk * (2 + batch_size // 4), generator=torch.manual_seed(0)).to(args.device)
+    with suppress(Enough):
+        run_loop(engine.loop, network, noise, chunk, "8", batch_size)
+    memory = torch.cuda.max_memory_allocated() // 1024 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"chunk_s": (network.ends[1] - network.ends[0]) / batch_size, "peak_mib": memory // 1024}
 
 
 @torch.no_grad()
-def run_loop(loop: str, network: nn.Module, song: Tensor, chunk: int, overlap: str) -> Tensor:
+def run_loop(loop: str, network: nn.Module, song: Tensor, chunk: int, overlap: str, batch_size: int = 1) -> Tensor:
     """(C, L) -> (S, C, L)."""
     if loop != "ours":
         return LOOPS[loop](network, song, chunk, int(overlap))
-    settings = Inference(chunk_s=chunk / RATE, stitch=False, level="model", **OVERLAPS[overlap])
+    values = {"chunk_s": chunk / RATE, "stitch": False, "level": "model", "batch_size": batch_size}
+    settings = Inference(**values, **OVERLAPS[overlap])
     return torch.cat(list(infer_blocks(network, song.split(1 << 18, -1), None, settings, RATE)), -1)
 
 
