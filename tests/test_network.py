@@ -114,6 +114,24 @@ def test_compiling_is_for_gpus(separator):
         separator.compile()
 
 
+# ---------------------------------------------------------------------------------------- what must not matter
+
+
+@pytest.mark.parametrize("overlap", [{"overlap_count": 4}, {"overlap_count": 1, "crossfade": 0.125}])
+def test_batches_and_threads_do_not_matter(separator, overlap):
+    settings = conf().inference.model_copy(update=overlap)
+    expected = separator.separate(mixture(), RATE, settings)
+    for batch_size in (2, 3, 100):
+        batched = separator.separate(mixture(), RATE, settings.model_copy(update={"batch_size": batch_size}))
+        assert db(batched, expected) > 100
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert db(separator.separate(mixture(), RATE, settings), expected) > 100
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---------------------------------------------------------------------------------------- exported networks
 
 
@@ -215,6 +233,17 @@ def test_separate_with_a_backend(tse, packed, checkpoint_of_it, backend):
         assert db(written(folder), written("out")) > 70
     code, _, _ = tse("--model", packed, "--backend", backend, "--precision", "int8", out="int8")
     assert code == 0 and 15 < db(written("int8"), written("out")) < 60
+
+
+@pytest.mark.parametrize("words", [[], ["--backend", "onnxruntime"], ["--quality", "fast"]])
+def test_the_order_of_files_does_not_matter(tse, packed, words):
+    for number, size in enumerate((24000, 700, 9001)):
+        audio.write(f"{number}.wav", mixture(size), RATE)
+    assert tse("0.wav", "1.wav", "2.wav", "--model", packed, *words)[0] == 0
+    assert tse("2.wav", "0.wav", "1.wav", "--model", packed, "--batch_size", 3, *words, out="other")[0] == 0
+    for name in sorted(os.listdir("out")):
+        one, other = (audio.read(f"{folder}/{name}", mono=False)[0] for folder in ("out", "other"))
+        assert db(other, one) > 100
 
 
 @pytest.mark.parametrize(

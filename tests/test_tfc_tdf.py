@@ -8,7 +8,7 @@ import torch
 
 from tse_lib.hub import complete, mdx23c
 from tse_lib.hub.names import to_published
-from tse_lib.models import build_model
+from tse_lib.models import build_model, tfc_tdf
 from tse_lib.models.presets import PRESETS
 from tse_lib.models.tfc_tdf import mirrored_to
 
@@ -107,7 +107,9 @@ def test_mirroring_goes_back_and_forth(size):
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "elu"])
-def test_without_gradients_the_same_numbers_are_made_in_place(act):
+@pytest.mark.parametrize("piece", [1, 2, 7, 128])
+def test_without_gradients_the_same_numbers_are_made_in_place_and_in_pieces(act, piece, monkeypatch):
+    monkeypatch.setattr(tfc_tdf, "PIECE", piece)
     torch.manual_seed(0)
     model, wave = build_model("tfc_tdf", {**SMALL, "act": act}, 44100, task=None), torch.randn(2, 2, 300)
     kept = wave.clone()

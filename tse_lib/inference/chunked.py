@@ -54,7 +54,7 @@ def with_progress(blocks: Iterable[Block], name: str, seconds: float, sample_rat
     with tqdm(total=seconds, desc=name, dynamic_ncols=True, bar_format=told) as bar:
         for block in blocks:
             yield block
-            bar.update(block.shape[-1] / sample_rate)
+            bar.update(min(block.shape[-1] / sample_rate, bar.total - bar.n))  # rounded, the sum may be above it
 
 
 def infer_blocks(

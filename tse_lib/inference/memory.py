@@ -29,7 +29,7 @@ def bytes_of_chunk(process: Callable[[Tensor], Tensor], mixture: Tensor, there: 
 
 
 class _Peak(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside, and of the copies in convolutions: now, and at most."""
+    """Counts the bytes of the tensors that are made inside, and of what convolutions copy inside: now, and at most."""
 
     def __init__(self, there: list[Tensor]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Peak(TorchDispatchMode):
                 self.now += storage.nbytes()
                 self.most = max(self.most, self.now)
                 weakref.finalize(storage, self._drop, storage.nbytes())
-        if function is torch.ops.aten.convolution.default:  # copies both into a layout of its own
+        if function is torch.ops.aten.convolution.default and max(args[1].shape[2:]) > 1:  # into a layout of its own
             self.most = max(self.most, self.now + args[0].nbytes + out.nbytes)
         return out
 
