@@ -1,6 +1,6 @@
 """Which conditioning learns what in equal CPU time, and does it listen to its enrolment? On the mini recipe.
 
-    tools/matrix.py [--backbones conv_tasnet dprnn] [--kinds usef film …] [--cpu_s 90] [--jobs 2]
+    tools/matrix.py [--backbones hifi_tse tf_gridnet] [--kinds usef film …] [--cpu_s 90] [--jobs 2]
 
 Run it after stages 1 and 2 of egs/mini/tse1. Backbones are made extractors by each kind of conditioning
 (`conditioned`) and trained on two talkers in quiet, one process and one thread each, for as many steps as `--cpu_s`
@@ -59,6 +59,10 @@ BACKBONES: dict[str, dict[str, Any]] = {  # smaller than those of egs/mini: more
         "num_filters": 64, "kernel_size": 32, "stride": 16, "bottleneck_dim": 32, "hidden_dim": 32, "chunk_size": 24,
         "num_blocks": 2,
     },
+    "tf_gridnet": {
+        "n_fft": 256, "hop_length": 128, "num_blocks": 1, "emb_dim": 16, "emb_ks": 4, "emb_hs": 4, "lstm_hidden": 24,
+        "num_heads": 2, "qk_dim": 2,
+    },
     "hifi_tse": {
         "n_fft": 256, "hop_length": 128, "bands": 18, "feature_dim": 16, "lstm_hidden": 24, "num_heads": 1,
         "num_blocks": 2, "attention": False, "normalize": True, "levels": True,
@@ -68,7 +72,8 @@ PAIRS = [
     (backbone, kind) for backbone in BACKBONES for kind in KINDS if kind != "tf_map" or backbone not in NO_SPECTRUM
 ]
 OPTIONS = {"lext": {"prefix_s": 2.0}}  # as long as the enrolments of training
-SPEAKER = {"kind": "resnet", "embedding_dim": 64, "channels": [8, 16, 32]}
+SPEAKER = {"kind": "ecapa", "embedding_dim": 64, "dim": 64}  # embeddings act before every block
+NAMES_SPEAKERS = {"name": "speaker_cross_entropy", "weight": 0.5}  # without it embeddings stay alike for 90 s
 EASIER = {"num_talkers": 2, "noise_probability": 0.0, "target_absent": 0.0}  # what takes least practice
 TRIED_STEPS = 12  # of which the first 2 are not counted
 METRICS = ("si_sdri", "confused", "swapped")
@@ -79,9 +84,9 @@ def main() -> None:
     parser.add_argument(
         "--backbones",
         nargs="+",
-        default=["conv_tasnet", "dprnn"],
+        default=["hifi_tse", "tf_gridnet"],
         choices=BACKBONES,
-        help="(default: conv_tasnet dprnn)",
+        help="(default: hifi_tse tf_gridnet)",
     )
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="(default: all)")
     parser.add_argument("--cpu_s", type=float, default=90.0, help="of one training (default: %(default)s)")
@@ -113,19 +118,21 @@ def main() -> None:
 def conf_of(backbone: str, kind: str) -> dict[str, Any]:
     """conf/tse.yaml with easier mixtures and another model."""
     own = read_yaml("conf/tse.yaml")
-    kinds = kind.split("+")
+    kinds, every = kind.split("+"), list(range(BACKBONES[backbone]["num_blocks"]))
+    embeds = bool(set(kinds) & set(OF_VECTORS))
+    options = {**OPTIONS, **{each: {"at": every} for each in OF_VECTORS}}
     params = {
         "backbone": backbone,
         "backbone_params": BACKBONES[backbone],
-        "conditioning": [{"kind": each, **OPTIONS.get(each, {})} for each in kinds],
-        **({"speaker": SPEAKER} if set(kinds) & set(OF_VECTORS) else {}),
+        "conditioning": [{"kind": each, **options.get(each, {})} for each in kinds],
+        **({"speaker": SPEAKER} if embeds else {}),
     }
     return {
         **own,
         "simulation": own["simulation"] | EASIER,
         "model": {"name": "conditioned", "params": params},
-        "loss": [term for term in own["loss"] if term.get("when") != "absent"],
-        "train": own["train"] | {"lr": 4e-3, "warmup_steps": 50, "ema_decay": 0.99},
+        "loss": [term for term in own["loss"] if term.get("when") != "absent"] + [NAMES_SPEAKERS] * embeds,
+        "train": own["train"] | {"lr": 2e-3, "warmup_steps": 50, "ema_decay": 0.99},
     }
 
 
@@ -145,7 +152,7 @@ def step_cpu_s(conf: Config) -> float:
     """CPU seconds of a training step, drawing included."""
     device = torch.device("cpu")
     data = DrawnMixtures(read_corpus(Path("data/train"), Path("data/noise_train")), conf)
-    state = new_state(conf, device)
+    state = new_state(conf, device, data.speakers)
     run, size = new_run(conf, state, device), conf.train.batch_size
     state.model.train()
     seconds = []

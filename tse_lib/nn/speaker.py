@@ -66,6 +66,22 @@ def statistics(frames: Tensor, weights: Tensor | None = None) -> Tensor:
     return torch.cat((mean, (variance + EPS).sqrt()), 1)
 
 
+class ToEmbedding(nn.Module):
+    """Statistics (B, D) -> embeddings (B, E), with a norm where the published networks have a batch norm.
+
+    All talkers have most of their statistics in common; without a norm what differs is too small for the linear map to
+    learn from.
+    """
+
+    def __init__(self, dim: int, embedding_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, embedding_dim)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        return self.linear(self.norm(statistics))
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a residual (He et al. 2016): (B, D, M, L) -> (B, D', M / stride, L / stride)."""
 
@@ -112,13 +128,13 @@ class ResNetEncoder(nn.Module):
             *(ResidualBlock(below, dim, 2 if number else 1) for number, (below, dim) in enumerate(sizes))
         )
         bands = -(-num_mels // 2 ** (len(channels) - 1))
-        self.linear = nn.Linear(2 * len(scales) * channels[-1] * bands, embedding_dim)
+        self.embed = ToEmbedding(2 * len(scales) * channels[-1] * bands, embedding_dim)
 
     def forward(self, waves: Tensor) -> Tensor:
         """(B, T) -> (B, E)."""
         x = self.norm(self.conv(self.mel(waves)[:, None])).relu()  # (B, D, M, L)
         frames = self.blocks(x).flatten(1, 2)
-        return self.linear(torch.cat([statistics(means_of_frames(frames, scale)) for scale in self.scales], 1))
+        return self.embed(torch.cat([statistics(means_of_frames(frames, scale)) for scale in self.scales], 1))
 
 
 class SqueezedRes2Block(nn.Module):
@@ -131,7 +147,7 @@ class SqueezedRes2Block(nn.Module):
         super().__init__()
         width = dim // num_groups
         self.in_conv = nn.Conv1d(dim, dim, 1)
-        self.in_norm = nn.GroupNorm(1, dim, EPS)
+        self.norm = nn.GroupNorm(1, dim, EPS)
         self.convs = nn.ModuleList(
             nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation) for _ in range(num_groups - 1)
         )
@@ -142,7 +158,7 @@ class SqueezedRes2Block(nn.Module):
         self.excite = nn.Linear(dim // 4, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *groups = self.in_norm(self.in_conv(x).relu()).chunk(len(self.convs) + 1, 1)
+        first, *groups = self.norm(self.in_conv(x).relu()).chunk(len(self.convs) + 1, 1)
         done = [first]
         for group, conv, norm in zip(groups, self.convs, self.norms, strict=True):
             group = group + done[-1] if len(done) > 1 else group
@@ -184,7 +200,7 @@ class EcapaEncoder(nn.Module):
         self.join = nn.Conv1d(3 * dim, 3 * dim, 1)
         self.ask = nn.Conv1d(9 * dim, dim, 1)
         self.attend = nn.Conv1d(dim, 3 * dim, 1, bias=False)  # a bias would be the same for all frames
-        self.linear = nn.Linear(6 * len(scales) * dim, embedding_dim)
+        self.embed = ToEmbedding(6 * len(scales) * dim, embedding_dim)
 
     def forward(self, waves: Tensor) -> Tensor:
         """(B, T) -> (B, E)."""
@@ -194,7 +210,7 @@ class EcapaEncoder(nn.Module):
             x = block(x)
             outputs.append(x)
         frames = self.join(torch.cat(outputs, 1)).relu()  # (B, 3*D, L)
-        return self.linear(torch.cat([self._pool(means_of_frames(frames, scale)) for scale in self.scales], 1))
+        return self.embed(torch.cat([self._pool(means_of_frames(frames, scale)) for scale in self.scales], 1))
 
     def _pool(self, frames: Tensor) -> Tensor:
         whole = statistics(frames)[..., None].expand(-1, -1, frames.shape[-1])
