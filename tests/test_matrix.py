@@ -177,7 +177,7 @@ def test_enrolments_at_several_resolutions(kind):
     together = run(draw_weights(several), mixture, enroll, lengths)
     torch.testing.assert_close(run(several, mixture[:1], enroll[:1, :1])[0], together[0], rtol=1e-3, atol=1e-6)
     if kind == "film":
-        assert several.speaker.linear.in_features == 3 * one.speaker.linear.in_features
+        assert several.speaker.embed.linear.in_features == 3 * one.speaker.embed.linear.in_features
         return
     name = "frames" if kind == "usef" else "magnitudes"
     frames, more = (model.encode(enroll)[name] for model in (one, several))
