@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from tse_lib.config import LossTerm, build, parse_yaml
-from tse_lib.losses import FOR_ABSENT, LOSSES, OF_SPEAKERS, build_loss
+from tse_lib.losses import FOR_ABSENT, LOSSES, OF_SCALES, OF_SPEAKERS, build_loss
 from tse_lib.losses.level import amplitude, attenuation, energy
-from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
+from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_si_sdr_of_scales, neg_snr
 from tse_lib.losses.spectral import l1, multi_resolution_stft, phase_sensitive
 
-OF_SIGNALS = [name for name in LOSSES if name not in (*OF_SPEAKERS, "masked_mse")]  # which looks at the whole batch
+OF_SIGNALS = [  # masked_mse looks at the whole batch
+    name for name in LOSSES if name not in (*OF_SPEAKERS, *OF_SCALES, "masked_mse")
+]
 
 
 @pytest.fixture
@@ -54,6 +56,16 @@ def test_offsets_count_where_asked(target):
 
 def test_si_sdr_of_a_shift_is_bad(target):
     assert (neg_si_sdr(target.roll(1, -1), target) > 20).all()
+
+
+def test_outputs_at_several_scales_are_weighted(target):
+    outputs = torch.stack([target + orthogonal(target) * 10 ** (-snr_db / 20) for snr_db in (12, 5, -3)], 1)
+    value = neg_si_sdr_of_scales(outputs, target[:, :, None])
+    torch.testing.assert_close(value, torch.full_like(value, -0.8 * 12 - 0.1 * 5 + 0.1 * 3))
+    first = neg_si_sdr_of_scales(outputs, target[:, :, None], weights=(1, 0, 0))
+    torch.testing.assert_close(first, neg_si_sdr(outputs[:, 0], target))
+    with pytest.raises(ValueError, match="neg_si_sdr_of_scales: 2 weights for 3 outputs"):
+        neg_si_sdr_of_scales(outputs, target[:, :, None], weights=(1, 0))
 
 
 def test_perfect_and_silent_signals_are_finite_with_a_gradient(target):

@@ -1,4 +1,4 @@
-"""The auxiliary loss on speakers: who is numbered, what learns, what is deployed."""
+"""Losses beside the one on the estimate: on speakers (who is numbered, what learns, what is deployed), on scales."""
 
 import math
 
@@ -10,15 +10,17 @@ from tests import tiny
 from tests.test_matrix import params_of
 from tests.test_training import assert_equal, without_clock
 from tse_lib import checkpoint
-from tse_lib.config import Config, build
+from tse_lib.config import Config, LossTerm, build
 from tse_lib.data.dataset import DrawnMixtures, collate
 from tse_lib.inference.loading import load
+from tse_lib.losses import build_loss
+from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.losses.speaker import speaker_cross_entropy
 from tse_lib.nn.speaker import SPEAKER_ENCODERS
 from tse_lib.simulation.sample import read_corpus
 from tse_lib.training import trainer
 from tse_lib.training.state import new_state
-from tse_lib.training.steps import new_run, supervised_step
+from tse_lib.training.steps import new_run, supervised_step, told
 from tse_lib.training.trainer import train
 
 CPU = torch.device("cpu")
@@ -55,7 +57,7 @@ def test_speakers_are_learned(corpus):
     losses = [float(supervised_step(state, run, [batch], {"present": 4})["speaker_cross_entropy"]) for _ in range(25)]
     assert losses[0] == pytest.approx(math.log(5), abs=0.7) and losses[-1] < 0.5 * losses[0]
     assert any(not torch.equal(before[name], value) for name, value in state.model.speaker.state_dict().items())
-    numbers = run.network(batch["mixture"], batch["enroll"], batch["lengths"])[1].argmax(1).tolist()
+    numbers = run.network(batch["mixture"], batch["enroll"], batch["lengths"])[1]["logits"].argmax(1).tolist()
     assert [data.speakers[number] for number in numbers] == names
 
 
@@ -92,16 +94,72 @@ def test_a_published_classifier_is_the_models_own(corpus):
         new_state(conf_of("spex_plus", {**SPEX, "num_speakers": 4}), CPU, data.speakers)
 
 
+def test_outputs_come_near_their_own_enrolment(corpus):
+    """The contrast teaches encoder and extractor on one batch, and needs no classifier."""
+    values = tiny.values()
+    values["model"] = {"name": "conditioned", "params": params_of("conv_tasnet", "film")}
+    values["loss"] = [{"name": "speaker_contrast", "weight": 1, "params": {"temperature": 0.5}}]
+    values["simulation"]["target_absent"] = 0
+    values["train"].update({"lr": 1e-2, "warmup_steps": 0, "batch_size": 4})
+    conf = build(Config, values, "conf")
+    data = DrawnMixtures(corpus, conf)
+    state = new_state(conf, CPU, data.speakers)
+    run, batch = new_run(conf, state, CPU), collate([data[index] for index in range(4)])
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    losses = [float(supervised_step(state, run, [batch], {"present": 4})["speaker_contrast"]) for _ in range(25)]
+    assert set(state.parts) == {"model"} and losses[-1] < 0.7 * losses[0] <= 1.1 * math.log(4)
+    changed = [name for name, value in state.model.state_dict().items() if not torch.equal(before[name], value)]
+    assert any(name.startswith("speaker.") for name in changed) and any("backbone.decoder" in name for name in changed)
+
+
+def test_absent_targets_are_no_part_of_the_contrast(corpus):
+    conf = film()
+    conf = conf.model_copy(update={"loss": [LossTerm(name="speaker_contrast", weight=1)]})
+    data = DrawnMixtures(corpus, conf)
+    state = new_state(conf, CPU, data.speakers)
+    run, batch = new_run(conf, state, CPU), collate([data[index] for index in range(3)])
+    told(run.network, run, batch)
+    present = {**batch, "present": torch.tensor([True, False, True])}
+    others = {name: value[[0, 2]] for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    estimate = torch.zeros(3, 1, 1, 8)
+    (some,), (without,) = run.objective.items(estimate, present), run.objective.items(estimate[:2], others)
+    assert torch.equal(some, without) and some.shape == (2,)
+
+
+def test_all_scales_of_spex_plus_train(corpus):
+    """Every decoder learns, the report has one loss, and validation and the deployed output are the first scale."""
+    values = tiny.values()
+    values["model"] = {"name": "spex_plus", "params": {**SPEX, "num_speakers": 7}}
+    values["loss"] = [{"name": "neg_si_sdr_of_scales", "weight": 1}, {"name": "speaker_cross_entropy", "weight": 0.5}]
+    values["simulation"]["target_absent"] = 0
+    conf = build(Config, values, "conf")
+    data = DrawnMixtures(corpus, conf)
+    state = new_state(conf, CPU, data.speakers)
+    run, batch = new_run(conf, state, CPU), collate([data[index] for index in range(2)])
+    before = {name: value.clone() for name, value in state.model.named_parameters()}
+    with torch.no_grad():
+        scales = run.network(batch["mixture"], batch["enroll"], batch["lengths"])[1]["scales"]
+        each = [neg_si_sdr(scales[:, [number]], batch["target"][:, :, None]).mean() for number in range(3)]
+    scalars = supervised_step(state, run, [batch], {"present": 2})
+    torch.testing.assert_close(scalars["neg_si_sdr_of_scales"], 0.8 * each[0] + 0.1 * each[1] + 0.1 * each[2])
+    assert [name for name, value in state.model.named_parameters() if torch.equal(before[name], value)] == []
+    with pytest.raises(ValueError, match="'neg_si_sdr_of_scales' needs a network with several outputs of one target"):
+        new_state(conf.model_copy(update={"model": film().model}), CPU, data.speakers)
+
+
 def test_what_it_needs():
     with pytest.raises(ValueError, match="'speaker_cross_entropy' needs a model that makes an embedding"):
         new_state(conf_of("conditioned", params_of("conv_tasnet", "usef")), CPU, "abc")
     with pytest.raises(ValueError, match="needs the names of the training set's speakers; here are none"):
         new_state(film(), CPU)
-    values = tiny.values()
-    values["loss"] = [{"name": "pit", "weight": 1, "params": {"loss": "speaker_cross_entropy"}}]
-    conf = build(Config, values, "conf")
-    with pytest.raises(ValueError, match="pit: 'speaker_cross_entropy' compares no signals; neg_si_sdr does"):
-        new_run(conf, new_state(conf, CPU), CPU)
+    for inner, told_why in (
+        ("speaker_cross_entropy", "compares no signals; neg_si_sdr does"),
+        ("neg_si_sdr_of_scales", "is of several outputs for one target; neg_si_sdr is not"),
+    ):
+        with pytest.raises(ValueError, match=f"pit: '{inner}' {told_why}"):
+            build_loss("pit", "present", {"loss": inner})
+    with pytest.raises(ValueError, match="loss speaker_contrast: unknown option 'speakers'"):
+        build_loss("speaker_contrast", "present", {"speakers": [1, 2]})
 
 
 @pytest.mark.parametrize("options", [{"kind": "resnet", "channels": [4, 8]}, {"kind": "ecapa", "dim": 16}])

@@ -9,8 +9,8 @@ from torch import Tensor
 from tse_lib.config import check_params
 from tse_lib.losses.level import amplitude, attenuation, energy
 from tse_lib.losses.permutation import Loss, mixit, pit
-from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_snr
-from tse_lib.losses.speaker import speaker_cross_entropy
+from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_si_sdr_of_scales, neg_snr
+from tse_lib.losses.speaker import speaker_contrast, speaker_cross_entropy
 from tse_lib.losses.spectral import l1, mixture_consistency, multi_resolution_stft, phase_sensitive
 from tse_lib.losses.stems import masked_mse, multi_resolution_mel, neg_snr_or_silence
 
@@ -18,6 +18,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "neg_si_sdr": neg_si_sdr,
     "neg_snr": neg_snr,
     "multi_scale_si_sdr": multi_scale_si_sdr,
+    "neg_si_sdr_of_scales": neg_si_sdr_of_scales,
     "amplitude": amplitude,
     "phase_sensitive": phase_sensitive,
     "multi_resolution_stft": multi_resolution_stft,
@@ -29,11 +30,16 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "pit": pit,
     "mixit": mixit,
     "speaker_cross_entropy": speaker_cross_entropy,
+    "speaker_contrast": speaker_contrast,
     "energy": energy,
     "attenuation": attenuation,
 }
 FOR_ABSENT = ("energy", "attenuation")  # the others need a target
-OF_SPEAKERS = ("speaker_cross_entropy",)  # get logits and numbers of speakers instead of signals
+OF_SPEAKERS = {  # what they get of a batch instead of signals
+    "speaker_cross_entropy": ("logits", "speaker_number"),
+    "speaker_contrast": ("output_embedding", "enroll_embedding", "speaker_number"),
+}
+OF_SCALES = ("neg_si_sdr_of_scales",)  # get all outputs of networks that have several of one target
 OVER_SOURCES = ("pit", "mixit", "mixture_consistency")  # no loss between one estimate and one target
 OF_ANY_ORDER = ("pit", "mixit")  # know no names of sources
 
@@ -51,7 +57,8 @@ def build_loss(name: str, when: str, params: dict[str, Any]) -> Loss:
     if (name in FOR_ABSENT) != (when == "absent"):
         fitting = ", ".join(key for key in LOSSES if (key in FOR_ABSENT) == (when == "absent"))
         raise ValueError(f"loss: '{name}' does not fit `when: {when}`; these do: {fitting}")
-    check_params(partial(LOSSES[name], None, None), params, f"loss {name}")  # the two signals are no options
+    given = [None] * len(OF_SPEAKERS.get(name, ("estimate", "target")))  # these are no options
+    check_params(partial(LOSSES[name], *given), params, f"loss {name}")
     if "loss" in params:
         params = {**params, "loss": _inner_loss(name, params["loss"])}
     return partial(LOSSES[name], **params)
@@ -65,4 +72,6 @@ def _inner_loss(outer: str, value: Any) -> Loss:
         raise ValueError(f"loss {outer}: '{choice['name']}' is itself a loss over sources; neg_si_sdr is not")
     if choice["name"] in OF_SPEAKERS:
         raise ValueError(f"loss {outer}: '{choice['name']}' compares no signals; neg_si_sdr does")
+    if choice["name"] in OF_SCALES:
+        raise ValueError(f"loss {outer}: '{choice['name']}' is of several outputs for one target; neg_si_sdr is not")
     return build_loss(choice["name"], "present", choice.get("params", {}))

@@ -3,7 +3,10 @@
 References:
     J. Le Roux, S. Wisdom, H. Erdogan, J. R. Hershey, "SDR - half-baked or well done?", ICASSP 2019.
     S. Wisdom et al., "Unsupervised sound separation using mixture invariant training", NeurIPS 2020.
+    M. Ge et al., "SpEx+: A complete time domain speaker extraction network", Interspeech 2020.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,8 +45,8 @@ def multi_scale_si_sdr(
     `windows` are samples; each scale is the mean over its windows, which overlap by half, and the loss the mean over
     scales. One that is longer than the signal is the signal. Short windows weigh quiet stretches like loud ones, but
     leave the level of each to itself: keep a long one. Windows in which the target lies 40 dB below its loudest one
-    do not count, since no SI-SDR is defined in its pauses. (SpEx's "multi-scale" is another thing: `neg_si_sdr` of
-    three outputs.)
+    do not count, since no SI-SDR is defined in its pauses. (SpEx's "multi-scale" is another thing:
+    `neg_si_sdr_of_scales`.)
     """
     scales = []
     for window in windows:
@@ -55,6 +58,23 @@ def multi_scale_si_sdr(
         active = energy >= ACTIVE * energy.amax(-1, keepdim=True)
         scales.append(_mean((_neg_si_sdr(e, t, zero_mean) * active).sum(-1) / active.sum(-1)))
     return torch.stack(scales).mean(0)
+
+
+def neg_si_sdr_of_scales(
+    estimate: Tensor, target: Tensor, weights: Sequence[float] = (0.8, 0.1, 0.1), zero_mean: bool = True
+) -> Tensor:
+    """Negative SI-SDR in dB of a network's outputs at several scales, each an estimate of the one target, weighted.
+
+    (B, K, C, T), (B, 1, C, T) -> (B,). The weights are those of SpEx+ (Ge et al. 2020, eq. 8), the output that is used
+    first; they are taken as they are, not over their sum.
+
+    Raises:
+        ValueError: another number of outputs than of weights.
+    """
+    if estimate.shape[1] != len(weights):
+        raise ValueError(f"loss neg_si_sdr_of_scales: {len(weights)} weights for {estimate.shape[1]} outputs")
+    values = _neg_si_sdr(estimate, target, zero_mean)  # (B, K, C)
+    return (values * values.new_tensor(weights)[:, None]).sum(1).mean(-1)
 
 
 def _neg_si_sdr(estimate: Tensor, target: Tensor, zero_mean: bool) -> Tensor:

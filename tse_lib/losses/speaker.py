@@ -1,4 +1,4 @@
-"""Losses on speaker embeddings. A conf names `speaker_cross_entropy`; `speaker_contrast` is there to be called.
+"""Losses on speaker embeddings.
 
 References:
     A. van den Oord, Y. Li, O. Vinyals, "Representation learning with contrastive predictive coding", 2018.

@@ -12,6 +12,7 @@ NOT_POSITIVE = (
     "neg_snr",
     "neg_snr_or_silence",
     "multi_scale_si_sdr",
+    "neg_si_sdr_of_scales",
     "pit",
     "mixit",
     "energy",

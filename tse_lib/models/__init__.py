@@ -6,6 +6,7 @@ Where some parameters do not lead to the estimate, `has_idle_parameters` says so
 """
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,28 +69,37 @@ class OneCall(nn.Module):
 
     Args:
         model: the network.
-        names_speakers: also say whose the enrolments are, by the network's own `speaker_logits` or by `classifier`.
-        classifier: embeddings (B, D) to logits (B, speakers of the training set).
+        tells: what it also tells, beside the estimate: "logits" (B, speakers of the training set), whose the
+            enrolments are, by the network's own `speaker_logits` or by `classifier`; "enroll_embedding" and
+            "output_embedding" (B, D), what `encode` makes of the enrolments and of the estimate; "scales" (B, K, C, T),
+            the outputs of a network that has several of one target, of which the first is the estimate.
+        classifier: embeddings (B, D) to logits.
     """
 
-    def __init__(self, model: nn.Module, names_speakers: bool = False, classifier: nn.Module | None = None):
+    def __init__(self, model: nn.Module, tells: Collection[str] = (), classifier: nn.Module | None = None):
         super().__init__()
-        self.model, self.names_speakers, self.classifier = model, names_speakers, classifier
+        self.model, self.tells, self.classifier = model, tuple(tells), classifier
 
     def forward(self, mixture: Tensor, enroll: Tensor | None = None, lengths: Tensor | None = None) -> Any:
         """mixture (B, C, T), for an extractor with enroll (B, E, T_e) and lengths (B, E) -> (B, S, C, T).
 
-        With `names_speakers` that and the logits.
+        Where it `tells` more, that and a dictionary.
         """
         if enroll is None:
             return self.model(mixture)
         condition = self.model.encode(enroll, lengths)  # type: ignore[operator]
-        estimate = self.model(mixture, condition)
-        if not self.names_speakers:
-            return estimate
-        if self.classifier is None:
-            return estimate, self.model.speaker_logits(condition)  # type: ignore[operator]
-        return estimate, self.classifier(condition["embedding"])
+        if "scales" in self.tells:
+            scales = self.model.scales(mixture, condition)  # type: ignore[operator]
+            estimate, told = scales[:, :1], {"scales": scales}
+        else:
+            estimate, told = self.model(mixture, condition), {}
+        if "logits" in self.tells:
+            own: Any = self.model.speaker_logits if self.classifier is None else None
+            told["logits"] = own(condition) if own else self.classifier(condition["embedding"])  # type: ignore[misc]
+        if "output_embedding" in self.tells:
+            told["enroll_embedding"] = condition["embedding"]
+            told["output_embedding"] = self.model.encode(estimate[:, 0])["embedding"]  # type: ignore[operator]
+        return (estimate, told) if self.tells else estimate
 
 
 def build_model(name: str, params: dict[str, Any], sample_rate: int, task: str | None = "extract") -> nn.Module:

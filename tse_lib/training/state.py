@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tse_lib import checkpoint, distributed
 from tse_lib.config import Config, Deployed, Layers, Simulation, Stems, Train, build
-from tse_lib.losses import OF_SPEAKERS
+from tse_lib.losses import OF_SCALES, OF_SPEAKERS
 from tse_lib.losses.weights import UncertaintyWeights
 from tse_lib.models import OneCall, build_model, num_sources_of
 from tse_lib.models.discriminators import build_discriminator
@@ -118,6 +118,9 @@ def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) 
     learned = [term.name for term in conf.loss if term.learned]
     if learned:
         parts["weights"] = new_part(UncertaintyWeights(learned).to(device), train, train.max_steps, begin)
+    several = [term.name for term in conf.loss if term.name in OF_SCALES]
+    if several and not hasattr(model, "scales"):
+        raise ValueError(f"loss: '{several[0]}' needs a network with several outputs of one target, as spex_plus")
     classifier = new_classifier(conf, model, speakers)
     if classifier is not None:
         parts["classifier"] = new_part(classifier.to(device), train, train.max_steps, begin)
@@ -139,7 +142,7 @@ def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) 
 
 @torch.no_grad()
 def new_classifier(conf: Config, model: nn.Module, speakers: Sequence[str]) -> nn.Module | None:
-    """What maps embeddings to the speakers of the training set, for losses on them; None: not needed.
+    """What maps embeddings to the speakers of the training set, for the loss that names them; None: not needed.
 
     Raises:
         ValueError: there is no embedding, or the model's own classifier knows fewer speakers.
@@ -154,15 +157,17 @@ def new_classifier(conf: Config, model: nn.Module, speakers: Sequence[str]) -> n
     training = model.training
     condition = model.eval().encode(wave) if hasattr(model, "encode") else {}  # type: ignore[operator]
     model.train(training)
+    if "embedding" not in condition:
+        raise ValueError(
+            f"loss: '{wanted[0]}' needs a model that makes an embedding of enrolments, as a joint `speaker`"
+        )
+    if "speaker_cross_entropy" not in wanted:
+        return None
     if hasattr(model, "speaker_logits"):
         known = model.speaker_logits(condition).shape[1]  # type: ignore[operator]
         if known < len(speakers):
             raise ValueError(f"model.params.num_speakers {known}: the training set has {len(speakers)}")
         return None
-    if "embedding" not in condition:
-        raise ValueError(
-            f"loss: '{wanted[0]}' needs a model that makes an embedding of enrolments, as a joint `speaker`"
-        )
     seed_init(conf, "init", "classifier")
     return nn.Linear(condition["embedding"].shape[1], len(speakers))
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tse_lib import distributed
 from tse_lib.config import Config, LossTerm, simulation_at
 from tse_lib.distributed import has_bfloat16
-from tse_lib.losses import OF_ANY_ORDER, OF_SPEAKERS, OVER_SOURCES, build_loss
+from tse_lib.losses import OF_ANY_ORDER, OF_SCALES, OF_SPEAKERS, OVER_SOURCES, build_loss
 from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_matching
 from tse_lib.losses.distillation import feature_distance
 from tse_lib.losses.permutation import Loss, pit
@@ -63,10 +63,11 @@ class Objective:
         for term, loss in zip(self.terms, self.losses, strict=True):
             rows = rows_of(batch, term.when)
             if term.name in OF_SPEAKERS:
-                yield loss(batch["logits"][rows], batch["speaker_number"][rows])
+                yield loss(*(batch[name][rows] for name in OF_SPEAKERS[term.name]))
                 continue
             other = targets(batch) if term.when == "present" else batch["mixture"][:, None]
-            yield loss(estimate[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
+            own = batch["scales"] if term.name in OF_SCALES else estimate
+            yield loss(own[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
 
 
 def targets(batch: Batch) -> Tensor:
@@ -141,7 +142,7 @@ class Run:
     autocast: torch.autocast
     clock: Clock
     features: tuple[Outputs, Outputs] | None = None  # of the student and of the teacher
-    speakers: dict[str, int] = field(default_factory=dict)  # numbers of those whom the network has to name
+    speakers: dict[str, int] = field(default_factory=dict)  # their numbers, for losses on them
 
 
 def new_run(conf: Config, state: State, device: torch.device) -> Run:
@@ -151,8 +152,7 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
         names = conf.train.distill.features
         features = Outputs(state.model, names.keys()), Outputs(state.teacher, names.values())
     classifier = state.parts["classifier"].module if "classifier" in state.parts else None
-    names_speakers = any(term.name in OF_SPEAKERS for term in conf.loss)
-    network: nn.Module = OneCall(state.model, names_speakers, classifier)
+    network: nn.Module = OneCall(state.model, told_for(conf), classifier)
     if distributed.world_size() > 1:
         idle = any(getattr(module, "has_idle_parameters", False) for module in state.model.modules())
         network = DistributedDataParallel(network, find_unused_parameters=idle)  # else their gradients are waited for
@@ -161,8 +161,14 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.train.tf32
     autocast = autocast_for(device, conf.train.bf16)
     learned: Any = state.parts["weights"].module if "weights" in state.parts else None
-    speakers = {name: number for number, name in enumerate(state.speakers)} if names_speakers else {}
+    speakers = {name: number for number, name in enumerate(state.speakers)}
     return Run(conf, build_objective(conf, learned), network, autocast, Clock(device), features, speakers)
+
+
+def told_for(conf: Config) -> list[str]:
+    """What the losses want of the network beside its estimate (see `OneCall`)."""
+    wanted = [name for term in conf.loss for name in OF_SPEAKERS.get(term.name, ()) if name != "speaker_number"]
+    return wanted + ["scales"] * any(term.name in OF_SCALES for term in conf.loss)
 
 
 def autocast_for(device: torch.device, wanted: bool) -> torch.autocast:
@@ -305,18 +311,20 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def estimate_of(run: Run, batch: Batch) -> Tensor:
-    """What the network makes of a batch, (B, S, C, T), in float32; what it says of its speakers stays in the batch."""
+    """What the network makes of a batch, (B, S, C, T), in float32; what losses want beside it stays in the batch."""
     return told(run.network, run, batch)
 
 
 def told(network: nn.Module, run: Run, batch: Batch) -> Tensor:
     with run.autocast:
         output = network(*inputs(batch))
-    if not run.speakers:
+    if isinstance(output, Tensor):
         return output.float()
-    estimate, logits = output
-    numbers = [run.speakers.get(name, -1) for name in batch["speaker"]]
-    batch |= {"logits": logits.float(), "speaker_number": torch.tensor(numbers, device=logits.device)}
+    estimate, others = output
+    batch |= {name: value.float() for name, value in others.items()}
+    if "speaker" in batch:
+        numbers = [run.speakers.get(name, -1) for name in batch["speaker"]]
+        batch["speaker_number"] = torch.tensor(numbers, device=estimate.device)
     return estimate.float()
 
 
