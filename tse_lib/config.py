@@ -874,6 +874,14 @@ def load_sets(path: str | Path) -> Sets:
     return build(Sets, read_yaml(path), str(path))
 
 
+def given_dim_of(model: Choice) -> int:
+    """How many numbers an embedding has that a conf's model is given in place of enrolments; 0: it hears enrolments."""
+    speaker = model.params.get("speaker")
+    if not isinstance(speaker, dict) or speaker.get("kind") != "given":
+        return 0
+    return int(speaker.get("embedding_dim", 0))
+
+
 def check_params(function: Any, params: dict[str, Any], name: str) -> None:
     """ValueError unless `params` are keyword arguments of `function` (a model's or a loss's constructor)."""
     known = [key for key in inspect.signature(function).parameters if key != "self"]

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tse_lib.files import replace_file
+import numpy as np
+
+from tse_lib.files import replace_file, temporary_for
 
 ACTIVITY_BLOCK_S = 0.1  # one character of utt2activity
 
@@ -199,6 +202,43 @@ def read_genders(folder: str | Path) -> dict[str, str]:
     """`spk2gender` of a data set, empty when it has none."""
     path = Path(folder) / "spk2gender"
     return read_table(path) if path.exists() else {}
+
+
+EMBEDDINGS = "utt2embedding.npz"
+
+
+def write_embeddings(folder: str | Path, embeddings: Mapping[str, np.ndarray]) -> Path:
+    """`utt2embedding.npz` of a data set: the arrays `utt_ids` (N,) and `embeddings` (N, E), float32."""
+    path, names = Path(folder) / EMBEDDINGS, sorted(embeddings, key=str.encode)
+    vectors = np.stack([embeddings[name] for name in names]).astype(np.float32)
+    with temporary_for(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, utt_ids=np.array(names, np.str_), embeddings=vectors)
+    return path
+
+
+def read_embeddings(folder: str | Path, dim: int) -> dict[str, np.ndarray]:
+    """What `write_embeddings` wrote, or other software: (E,) float32 by utterance. Nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: the set has none.
+        ValueError: damaged, or not `dim` finite numbers for each of different utterances.
+    """
+    path = Path(folder) / EMBEDDINGS
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there; tse embed makes it, and docs/conditioning.md says what is in it")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names, vectors = file["utt_ids"], file["embeddings"]
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: the arrays utt_ids and embeddings cannot be read ({error})") from None
+    if names.dtype.kind != "U" or names.ndim != 1 or vectors.dtype.kind != "f" or len(vectors) != len(names):
+        raise ValueError(f"{path}: utt_ids {names.dtype} {names.shape}, embeddings {vectors.dtype} {vectors.shape}; "
+                         "(N,) text and (N, E) floating point wanted")  # fmt: skip
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ValueError(f"{path}: embeddings of shape {vectors.shape}, the model wants (N, {dim})")
+    if len(set(names.tolist())) < len(names) or not np.isfinite(vectors).all():
+        raise ValueError(f"{path}: an utterance is there twice, or a number is not finite")
+    return dict(zip(names.tolist(), vectors.astype(np.float32), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------- layered mixtures

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tse_lib.bin.device import add_device_options
 from tse_lib.bin.enroll import load_extractor
-from tse_lib.config import Calibration
+from tse_lib.config import Calibration, given_dim_of
 from tse_lib.data.dataset import RenderedMixtures
 from tse_lib.inference.calibration import write_calibration
 from tse_lib.metrics.detection import features, fit, truth
@@ -33,11 +33,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     extractor = load_extractor(args.model, args)
-    mixtures = RenderedMixtures(args.data, extractor.sample_rate)
+    mixtures = RenderedMixtures(args.data, extractor.sample_rate, given_dim_of(extractor.conf.model))
     mixtures.refuse_other_task("extract")
     rate, seconds, speaks = extractor.sample_rate, [], []
     for wave, enrolls, target in tqdm(examples(mixtures), desc="calibrate", unit="run", dynamic_ncols=True):
-        seconds.append(features(wave.numpy(), extractor.extract(wave, enrolls, rate), rate))
+        seconds.append(features(wave.numpy(), extractor.extract(wave, extractor.as_enrolments(enrolls), rate), rate))
         speaks.append(truth(target, wave.numpy(), rate))
     try:
         found = fit(np.concatenate(seconds), np.concatenate(speaks))

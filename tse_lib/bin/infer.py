@@ -9,6 +9,7 @@ import tse_lib
 from tse_lib import audio
 from tse_lib.allocator import keep_freed_memory
 from tse_lib.bin.device import add_device_options, device_of
+from tse_lib.config import given_dim_of
 from tse_lib.data.dataset import RenderedMixtures
 from tse_lib.inference.extractor import Extractor
 from tse_lib.manifest import job_share
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
 
     model = tse_lib.load(args.model, device_of(args))
-    mixtures = RenderedMixtures(args.data, model.sample_rate)
+    mixtures = RenderedMixtures(args.data, model.sample_rate, given_dim_of(model.conf.model))
     mixtures.refuse_other_task(
         task_of(model.conf.model.name), num_sources_of(model.conf.model.name, model.conf.model.params)
     )
@@ -41,7 +42,9 @@ def main(argv: list[str]) -> None:
         item, rate = mixtures[index], model.sample_rate
         name = f"{item['mix_id']}.wav"
         if isinstance(model, Extractor):
-            audio.write(Path(args.out) / name, model.extract(item["mixture"], item["enrolls"], rate), rate)
+            audio.write(
+                Path(args.out) / name, model.extract(item["mixture"], model.as_enrolments(item["enrolls"]), rate), rate
+            )
         else:
             for number, estimate in enumerate(model.separate(item["mixture"], rate), 1):
                 audio.write(Path(args.out) / f"source{number}" / name, estimate, rate)

@@ -16,6 +16,7 @@ VERBS = {
     "simulate": ("tse_lib.bin.simulate", "decide the fixed development and test mixtures, as text"),
     "render": ("tse_lib.bin.render", "make the audio of drawn mixtures"),
     "inspect": ("tse_lib.bin.inspect", "look at and listen to drawn mixtures before training on them"),
+    "embed": ("tse_lib.bin.embed", "tabulate the speaker embeddings of data sets, for models that are given these"),
     "train": ("tse_lib.bin.train", "train an experiment, or go on with one"),
     "watch": ("tse_lib.bin.watch", "follow trainings in the terminal"),
     "curves": ("tse_lib.bin.curves", "compare trainings in one page"),

@@ -14,7 +14,7 @@ import torch
 
 from tse_lib import distributed
 from tse_lib.bin.device import add_device_options, device_of
-from tse_lib.config import Config, Layers, Stems, load_config
+from tse_lib.config import Config, Layers, Stems, given_dim_of, load_config
 from tse_lib.data.layers import TrainingData
 from tse_lib.evaluation.lr_finder import lr_finder_page
 from tse_lib.files import replace_file
@@ -188,7 +188,7 @@ def corpus_of(args: argparse.Namespace, conf: Config) -> TrainingData:
     if isinstance(conf.simulation, Layers):
         return [mix for name in args.train for mix in read_layered(data / name)]
     speech, noise, rirs = ([data / name for name in names] for names in (args.train, args.noise, args.rirs))
-    return read_corpus(speech, noise, rirs, conf.simulation.task)
+    return read_corpus(speech, noise, rirs, conf.simulation.task, given_dim_of(conf.model))
 
 
 def refuse_dev_in_train(corpus: TrainingData, dev_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch.utils.data import Dataset
 
 from tse_lib import audio
 from tse_lib.allocator import keep_freed_memory
-from tse_lib.config import Config, Simulation, simulation_at
+from tse_lib.config import Config, Simulation, given_dim_of, simulation_at
 from tse_lib.dsp.resample import resample
-from tse_lib.manifest import Mixture, Response, Source, audio_path, read_mixtures
+from tse_lib.manifest import Mixture, Response, Source, audio_path, read_embeddings, read_mixtures
 from tse_lib.rng import rng
 from tse_lib.simulation.render import Rendered, Waveforms, render, render_batch
 from tse_lib.simulation.sample import Corpus, sample, target_is_present
 
+Embeddings = Mapping[str, np.ndarray]  # (E,) by utterance
 ATTEMPTS = 10  # draws for one item before giving up, where files cannot be read
 RIR_RANGE_DB = 90.0  # what 16 bits hold
 
@@ -94,15 +96,36 @@ def load_waveforms(mixture: Mixture) -> Waveforms:
 # -------------------------------------------------------------------------------------------------------------- items
 
 
-def to_item(mixture: Mixture, rendered: Rendered) -> dict[str, Any]:
+def to_item(mixture: Mixture, rendered: Rendered, embeddings: Embeddings | None = None) -> dict[str, Any]:
+    """`enrolls` are waves (T_e,), or where there are embeddings these (E,): networks that are told by one hear none."""
     return {
         "mix_id": mixture.mix_id,
         "speaker": mixture.enrolls[0].spk_id if mixture.enrolls else "",
         "mixture": rendered.mixture,
         "target": rendered.targets,
-        "enrolls": rendered.enrolls,
+        "enrolls": rendered.enrolls if embeddings is None else embeddings_of(mixture, embeddings),
         "present": mixture.target_present,
     }
+
+
+def embeddings_of(mixture: Mixture, embeddings: Embeddings) -> list[Tensor]:
+    """Of each enrolment (E,).
+
+    Raises:
+        ValueError: an utterance has none.
+    """
+    missing = [source.utt_id for source in mixture.enrolls if source.utt_id not in embeddings]
+    if missing:
+        raise ValueError(f"{mixture.mix_id}: its enrolment '{missing[0]}' has no embedding; tse embed that data set")
+    return [torch.from_numpy(embeddings[source.utt_id]) for source in mixture.enrolls]
+
+
+def refuse_other_speed(simulation: object) -> None:
+    """ValueError where a talker's speed is changed in the enrolment too: embeddings are of the utterance as it is."""
+    if not isinstance(simulation, Simulation) or not simulation.speed_enroll:
+        return
+    if simulation.speed != (1, 1) and simulation.speed_probability > 0:
+        raise ValueError("simulation.speed: embeddings are of utterances as they are; speed: 1, or speed_enroll: false")
 
 
 class DrawnMixtures(Dataset):
@@ -119,6 +142,10 @@ class DrawnMixtures(Dataset):
         self.items_per_step = conf.train.batch_size * conf.train.accumulate
         assert isinstance(conf.simulation, Simulation)
         self._step, self._simulation = -1, conf.simulation
+        self.embeddings = corpus.embeddings if given_dim_of(conf.model) else None
+        if self.embeddings is not None:
+            for step in conf.knots():
+                refuse_other_speed(simulation_at(conf, step))
 
     def __len__(self) -> int:
         return self.conf.train.max_steps * self.items_per_step
@@ -161,9 +188,11 @@ class DrawnMixtures(Dataset):
                     rate * source.speed / mixture.sample_rate for source, (_, rate) in zip(sources, raw, strict=True)
                 ]
                 waves = [torch.from_numpy(wave) for wave, _ in raw]
-                return {"text": mixture, "waves": [*waves, *rirs], "ratios": ratios, "bad_files": bad_files}
+                given = embeddings_of(mixture, self.embeddings) if self.embeddings is not None else None
+                raw_item = {"text": mixture, "waves": [*waves, *rirs], "ratios": ratios, "embeddings": given}
+                return {**raw_item, "bad_files": bad_files}
             waves = [at_rate(*read, source, mixture.sample_rate) for read, source in zip(raw, sources, strict=True)]
-            item = to_item(mixture, render(mixture, assemble(mixture, waves, rirs)))
+            item = to_item(mixture, render(mixture, assemble(mixture, waves, rirs)), self.embeddings)
             return {**item, "bad_files": bad_files}
         why = bad_files[-1] if bad_files else "only silence was drawn"
         raise ValueError(f"train-{index}: {ATTEMPTS} draws in a row cannot be used; the last: {why}")
@@ -186,10 +215,14 @@ def target_kinds(mixture: Mixture) -> list[str]:
 
 
 class RenderedMixtures(Dataset):
-    """The mixtures that the simulate stage rendered, for validation and inference."""
+    """The mixtures that the simulate stage rendered, for validation and inference.
 
-    def __init__(self, data_dir: str, sample_rate: int):
+    With `embedding_dim`, their enrolments are those embeddings of the set's utterances.
+    """
+
+    def __init__(self, data_dir: str, sample_rate: int, embedding_dim: int = 0):
         self.data_dir = data_dir
+        self.embeddings = read_embeddings(data_dir, embedding_dim) if embedding_dim else None
         self.mixtures = read_mixtures(f"{data_dir}/mixtures.jsonl")
         wrong = next((mix for mix in self.mixtures if mix.sample_rate != sample_rate), None)
         if wrong:
@@ -230,7 +263,9 @@ class RenderedMixtures(Dataset):
             "mix_id": mixture.mix_id,
             "mixture": mixed,
             "target": torch.stack([read(kind) for kind in kinds]) if kinds else torch.zeros_like(mixed)[None],
-            "enrolls": [read(f"enroll{number}") for number in range(1, len(mixture.enrolls) + 1)],
+            "enrolls": embeddings_of(mixture, self.embeddings)
+            if self.embeddings is not None
+            else [read(f"enroll{number}") for number in range(1, len(mixture.enrolls) + 1)],
             "present": mixture.target_present,
             "variant": mixture.ready.variant if mixture.ready else "",
         }
@@ -277,6 +312,7 @@ def collate_raw(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "texts": [item["text"] for item in items],
         "ratios": [item["ratios"] for item in items],
+        "embeddings": [item["embeddings"] for item in items],
         "sizes": [len(wave) for wave in waves],
         "samples": torch.cat(waves),
         "bad_files": [name for item in items for name in item["bad_files"]],
@@ -292,6 +328,8 @@ def render_raw(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         waveforms.append(assemble(text, waves, [next(pieces) for _ in responses_of(text)]))
     rendered = render_batch(batch["texts"], waveforms)
     items = [to_item(text, one) for text, one in zip(batch["texts"], rendered, strict=True)]
+    for item, given in zip(items, batch["embeddings"], strict=True):
+        item["enrolls"] = item["enrolls"] if given is None else [one.to(device) for one in given]
     return {**collate(items), "bad_files": batch["bad_files"]}
 
 

@@ -127,6 +127,12 @@ class Extractor:
             raise ValueError(f"embedding: {wanted} finite numbers expected, got the shape {tuple(vector.shape)}")
         return Profile({"embedding": vector[None]}, self.fingerprint, self.conf.model.name, self.sample_rate, 0.0)
 
+    def as_enrolments(self, enrolls: Sequence[Tensor]) -> list[Enrolment]:
+        """Those of an item of a data set, as `extract` takes them: waves, or embeddings (D,) whose mean is meant."""
+        if not getattr(self.model, "given_dim", 0):
+            return list(enrolls)
+        return [self.enroll_embedding(torch.stack(list(enrolls)).mean(0))]
+
     def refuse_foreign(self, profile: Profile, name: str = "profile") -> None:
         """ValueError if another model made the profile, or if no model can have made it."""
         if profile.model != self.fingerprint:

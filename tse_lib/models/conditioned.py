@@ -141,7 +141,7 @@ class Conditioned(nn.Module):
         """Enrolments to a condition: plain tensors that can be kept for a long file or saved as a profile.
 
         Args:
-            enroll: (B, E, T_e), zero-padded.
+            enroll: (B, E, T_e), zero-padded; embeddings (B, E, E') where the speaker is `given`.
             lengths: (B, E) samples of each, on the CPU; 0 for an enrolment that is not there. None: all whole.
 
         Returns:
@@ -150,10 +150,12 @@ class Conditioned(nn.Module):
             "prefix" (B, P) of lext.
 
         Raises:
-            ValueError: the speaker is `given`.
+            ValueError: the speaker is `given`, and what came has not the size of an embedding.
         """
-        if self.speaker_kind == "given":
-            raise ValueError("speaker given: an embedding is the condition, enrolments are not heard")
+        if self.given_dim:
+            if enroll.shape[-1] != self.given_dim:
+                raise ValueError("speaker given: an embedding is the condition, enrolments are not heard")
+            return {"embedding": mean_of_present(enroll.flatten(0, 1), lengths, len(enroll))}
         batch, rows, sizes = len(enroll), enroll.flatten(0, 1), sizes_of(enroll, lengths)
         condition = {}
         if self.speaker is not None:

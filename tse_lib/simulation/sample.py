@@ -25,6 +25,7 @@ from tse_lib.manifest import (
     Utterance,
     by_speaker,
     read_data_dir,
+    read_embeddings,
     read_genders,
 )
 from tse_lib.rng import rng
@@ -62,12 +63,16 @@ class Joined(Sequence[Utterance]):
 
 @dataclass(frozen=True)
 class Corpus:
-    """What mixtures are drawn from: speech by speaker, noise, room responses by the name of their set."""
+    """What mixtures are drawn from: speech by speaker, noise, room responses by the name of their set.
+
+    Where the talker is told by `embeddings` from elsewhere, these are there by utterance.
+    """
 
     speech: Sequence[Utterance]
     noise: Sequence[Utterance] = ()
     rirs: Mapping[str, Sequence[Utterance]] = field(default_factory=dict)
     genders: Mapping[str, str] = field(default_factory=dict)
+    embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_speaker: Mapping[str, Sequence[int]] = field(init=False)  # numbers of `speech`
     speakers: list[str] = field(init=False)
     all_rirs: Sequence[Utterance] = field(init=False)
@@ -90,8 +95,11 @@ def read_corpus(
     noise: Path | Sequence[Path] = (),
     rirs: Path | Sequence[Path] = (),
     task: str = "extract",
+    embedding_dim: int = 0,
 ) -> Corpus:
     """Read data sets into a corpus and check that mixtures for the task (extract, separate) can be drawn from it.
+
+    With `embedding_dim`, also the embeddings of that size of its speech.
 
     Raises:
         ValueError: fewer than 2 speakers, a speaker in two of the sets, or, where enrolments are needed, one with a
@@ -112,6 +120,12 @@ def read_corpus(
         Joined(*(read_data_dir(folder) for folder in noise)),
         {folder.name: read_data_dir(folder) for folder in rirs},
         genders,
+        {
+            name: one
+            for folder in speech
+            if embedding_dim
+            for name, one in read_embeddings(folder, embedding_dim).items()
+        },
     )
     shown = ", ".join(map(str, speech))
     if len(corpus.speakers) < 2:

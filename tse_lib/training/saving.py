@@ -143,10 +143,11 @@ def hash_of_corpus(corpus: TrainingData) -> str:
         return hash_of(chain(shots, plays, ((one.track_id, one.num_samples, one.activity) for one in corpus.tracks)))
     if not isinstance(corpus, Corpus):
         return hash_of((mix.mix_id, mix.num_samples, mix.sample_rate, mix.indoor) for mix in corpus)
-    return hash_of(
+    utterances = (
         (utt.utt_id, utt.spk_id, utt.num_samples, utt.sample_rate, utt.activity)
         for utt in chain(corpus.speech, corpus.noise, corpus.all_rirs)
     )
+    return hash_of(chain(utterances, ((name, one.tobytes()) for name, one in corpus.embeddings.items())))
 
 
 def hash_of_mixtures(mixtures: Iterable[Mixture]) -> str:

@@ -98,10 +98,6 @@ def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) 
     train = conf.train
     seed_init(conf, "init")
     model = build_model(conf.model.name, conf.model.params, conf.sample_rate, conf.simulation.task)
-    if getattr(model, "given_dim", 0):
-        raise ValueError(
-            "model.params.speaker: kind given: training sets have no embeddings; resnet or ecapa can be trained"
-        )
     talkers, outputs = conf.simulation.num_talkers[1], num_sources_of(conf.model.name, conf.model.params)
     if conf.simulation.task == "separate" and outputs != talkers:
         kind = {Simulation: "num_talkers", Layers: "goal", Stems: "stems"}[type(conf.simulation)]
@@ -152,6 +148,10 @@ def new_classifier(conf: Config, model: nn.Module, speakers: Sequence[str]) -> n
         return None
     if not speakers:
         raise ValueError(f"loss: '{wanted[0]}' needs the names of the training set's speakers; here are none")
+    if getattr(model, "given_dim", 0):
+        raise ValueError(
+            f"loss: '{wanted[0]}' trains a speaker encoder, but with speaker: {{kind: given}} there is none"
+        )
     device = next(model.parameters()).device
     wave = torch.zeros(1, 1, conf.sample_rate // 2, device=device)
     training = model.training

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tse_lib import distributed
-from tse_lib.config import Config, curriculum_scalars
+from tse_lib.config import Config, curriculum_scalars, given_dim_of
 from tse_lib.data.dataset import RenderedMixtures, collate, collate_raw, render_raw, set_up_worker
 from tse_lib.data.layers import TrainingData, TrainingItems, training_items
 from tse_lib.files import replace_file
@@ -52,7 +52,7 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
         ValueError: `exp` holds a run of another conf or on other data, or the training went wrong for good.
     """
     exp, options = Path(exp), conf.train
-    dev = RenderedMixtures(dev_dir, conf.sample_rate)
+    dev = RenderedMixtures(dev_dir, conf.sample_rate, given_dim_of(conf.model))
     dev.refuse_other_task(conf.simulation.task, conf.simulation.num_talkers[1], conf.simulation.source_names)
     data = training_items(corpus, conf)
     if options.batch_size % distributed.world_size():
