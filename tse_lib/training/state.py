@@ -115,7 +115,7 @@ def new_state(conf: Config, device: torch.device, speakers: Sequence[str] = ()) 
     if learned:
         parts["weights"] = new_part(UncertaintyWeights(learned).to(device), train, train.max_steps, begin)
     several = [term.name for term in conf.loss if term.name in OF_SCALES]
-    if several and not hasattr(model, "scales"):
+    if several and not callable(getattr(model, "scales", None)):  # as a number it is an option of another network
         raise ValueError(f"loss: '{several[0]}' needs a network with several outputs of one target, as spex_plus")
     classifier = new_classifier(conf, model, speakers)
     if classifier is not None:
