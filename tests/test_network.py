@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tse_lib import audio, checkpoint
 from tse_lib.bin.main import main
 from tse_lib.config import Deployed, build
 from tse_lib.export.network import null_db
-from tse_lib.inference import network
+from tse_lib.inference import chunked, network
 from tse_lib.inference.memory import peak_bytes
 from tse_lib.inference.separator import Separator
 from tse_lib.models import build_model
@@ -331,3 +332,17 @@ def test_a_gpu_gives_what_a_processor_gives(separator, weights, precision, compi
     for batch_size in (1, 4):
         settings = conf().inference.model_copy(update={"batch_size": batch_size})
         assert db(there.separate(mixture(40000), RATE, settings), expected) > least_db
+
+
+@pytest.mark.parametrize("is_cuda", [True, False])
+def test_a_gpus_output_is_looked_at_when_the_next_batch_was_started(is_cuda):
+    """So that it computes while the host adds, resamples and writes; a processor has nothing to gain by that."""
+    started = []
+
+    def batches():
+        for number in range(3):
+            started.append(number)
+            yield [number], SimpleNamespace(is_cuda=is_cuda)
+
+    seen = [(batch[0], len(started)) for batch, _ in chunked.one_behind(batches())]
+    assert seen == ([(0, 2), (1, 3), (2, 3)] if is_cuda else [(0, 1), (1, 2), (2, 3)])

@@ -199,24 +199,26 @@ class TFCTDFNetwork(nn.Module):
     def forward(self, spectra: Tensor) -> Tensor:
         batch, _, dim_f, frames = spectra.shape
         mix = spectra.reshape(batch, -1, dim_f // self.num_subbands, frames)
-        first = self.first_conv(mix)
-        x, skips = first.transpose(2, 3), []
+        x, skips = self.first_conv(mix).transpose(2, 3), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = self.through(encoder, x)
+            for block in encoder.children():
+                x = self.run(block, x)
             skips.append(x)
             x = down(x)
-        x = self.through(self.bottleneck, x)
+        for block in self.bottleneck.children():
+            x = self.run(block, x)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
-            x = self.through(decoder, torch.cat([up(x), skips.pop()], 1))
-        x = torch.cat([mix, x.transpose(2, 3) * first], 1)
-        x = self.final_conv(ACTS[self.act](self.mix_conv(x)))
+            x = torch.cat([up(x), skips.pop()], 1)
+            for block in decoder.children():
+                x = self.run(block, x)
+        x = x.transpose(2, 3) * self.first_conv(mix)  # again, as it would be large to keep
+        x = self.final_conv(ACTS[self.act](self.mix_conv(torch.cat([mix, x], 1))))
         return x.reshape(batch, -1, dim_f, frames)
 
-    def through(self, stack: nn.Module, x: Tensor) -> Tensor:
-        for block in stack.children():
-            recompute = self.gradient_checkpointing and self.training
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return x
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
 
 
 class TFCTDFBlock(nn.Module):
