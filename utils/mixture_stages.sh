@@ -8,12 +8,14 @@
 sets=conf/sets.yaml          # the fixed mixtures; none: stage 1 has listed them in data/<set>/mixtures.jsonl
 dev=dev                      # the set that chooses the checkpoint
 tests=(test)                 # the sets that are scored
+some=()                      # of the sets in that file those that are drawn, if not all
 rendered=()                  # the sets that are drawn and rendered, if there are more than these
 drawn=(dev test)             # what the fixed mixtures are drawn from: speech, noise, rooms
 listed=()                    # files that list ready-made mixtures, where there are some
 train=(train)                # what training draws from: speech,
 train_noise=() train_rirs=() # noise and rooms
 packed=()                    # sets that are packed first: a large corpus is read faster so
+score_options=()             # of tse score
 finetunes=()                 # confs of stage 4 that start from the best of conf's experiment: a GAN, a student
 
 mixture_stages() {
@@ -26,7 +28,7 @@ mixture_stages() {
   for set in "${drawn[@]}"; do tables+=("data/$set/wav.scp" "data/$set/utt2num_samples"); done
   if [ "$sets" ]; then
     stage 2 simulate --in "$sets" "${tables[@]}" --out "${all[@]/%//mixtures.jsonl}" -- \
-      tse simulate --conf "$sets" --data data
+      tse simulate --conf "$sets" --data data ${some:+--sets "${some[@]}"}
   fi
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
@@ -75,7 +77,7 @@ score_stages() { # CONF COMMAND
     stage 6 "score_$(of_experiment "$1" "$set")" --in "$exp/$set/wav" "data/$set/mixtures" ${calibration:+"$calibration"} \
       --out "$exp/$set/scores.part" --log "$exp/$set/log" --nj "$nj" -- \
       tse score --data "data/$set" --est "$exp/$set/wav" --out "$exp/$set/scores.part" \
-      ${calibration:+--calibration "$calibration"} --job JOB/NJ
+      ${calibration:+--calibration "$calibration"} "${score_options[@]}" --job JOB/NJ
     parts+=("$exp/$set/scores.part") summaries+=("$exp/$set/summary.json")
   done
   stage 6 "$(of_experiment "$1" results)" --in "${parts[@]}" "$1" --out RESULTS.md "${summaries[@]}" "$exp/report" \

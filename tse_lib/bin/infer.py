@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tse infer",
         description="Extract every mixture of a rendered set to OUT/<mix_id>.wav (32-bit float), or separate it to "
-        "OUT/source1/<mix_id>.wav and so on. Only the "
+        "OUT/source1/<mix_id>.wav and so on, or OUT/<stem>/<mix_id>.wav. Only the "
         "checkpoint's own configuration counts here.",
         epilog="example: tse infer --model exp/tse/best.pt --data data/test --out exp/tse/test/wav --job 1/4",
     )
@@ -35,8 +35,11 @@ def main(argv: list[str]) -> None:
     model = tse_lib.load(args.model, device_of(args))
     mixtures = RenderedMixtures(args.data, model.sample_rate, given_dim_of(model.conf.model))
     mixtures.refuse_other_task(
-        task_of(model.conf.model.name), num_sources_of(model.conf.model.name, model.conf.model.params)
+        task_of(model.conf.model.name),
+        num_sources_of(model.conf.model.name, model.conf.model.params),
+        model.conf.inference.source_names,
     )
+    sources = mixtures.mixtures[0].source_names
     share = job_share(list(range(len(mixtures))), args.job)
     for index in tqdm(share, desc="infer", unit="mix", dynamic_ncols=True):
         item, rate = mixtures[index], model.sample_rate
@@ -46,5 +49,5 @@ def main(argv: list[str]) -> None:
                 Path(args.out) / name, model.extract(item["mixture"], model.as_enrolments(item["enrolls"]), rate), rate
             )
         else:
-            for number, estimate in enumerate(model.separate(item["mixture"], rate), 1):
-                audio.write(Path(args.out) / f"source{number}" / name, estimate, rate)
+            for source, estimate in zip(sources, model.separate(item["mixture"], rate), strict=True):
+                audio.write(Path(args.out) / source / name, estimate, rate)

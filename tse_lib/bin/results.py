@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     network = network_of(exp / "config.yaml")
     for name in args.sets:
         summary = collect(exp, name, Path(args.data) / name, args.conf, args.command, network)
-        print(f"{args.exp}/{name}: SI-SDRi {interval(summary['metrics'].get('si_sdri'), 2)} dB, {summary['n']} targets")
+        key, label = ("usdr_over_stems", "uSDR") if "stems" in summary else ("si_sdri", "SI-SDRi")
+        print(f"{args.exp}/{name}: {label} {interval(summary['metrics'].get(key), 2)} dB, {summary['n']} targets")
     write_results(args.results, exp.parent, args.published)
     write_report(exp, args.sets, args.data)
     print(f"{args.results}; {args.exp}/report/index.html")

@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--calibration", metavar="YAML", help="calibration.yaml beside the model: how presence is judged (default: not)"
     )
+    parser.add_argument(
+        "--museval", action="store_true", help="of stems also SDR, ISR, SIR and SAR of 1 s frames (seconds a mixture)"
+    )
     parser.add_argument("--job", default="1/1", metavar="J/N", help="score the J-th of N shares (default: all)")
     args = parser.parse_args(argv)
 
@@ -46,5 +49,5 @@ def main(argv: list[str] | None = None) -> None:
             part.unlink(missing_ok=True)
     with replace_file(Path(args.out) / f"{job}of{num_jobs}.jsonl") as file:
         for mixture in tqdm(mixtures, desc="score", unit="mix", dynamic_ncols=True):
-            for line in score_mixture(args.data, args.est, mixture, genders, calibration):
+            for line in score_mixture(args.data, args.est, mixture, genders, calibration, args.museval):
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")

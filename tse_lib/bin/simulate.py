@@ -20,9 +20,15 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--conf", required=True, help="the sets: conf/sets.yaml")
     parser.add_argument("--data", default="data", help="folder of the data sets (default: %(default)s)")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="only these of the conf's sets (default: all)")
     args = parser.parse_args(argv)
 
     sets = load_sets(args.conf)
+    unknown = sorted(set(args.sets or []) - set(sets.sets))
+    if unknown:
+        raise ValueError(f"--sets {unknown[0]}: {args.conf} has {', '.join(sets.sets)}")
+    chosen = {name: one for name, one in sets.sets.items() if not args.sets or name in args.sets}
+    sets = sets.model_copy(update={"sets": chosen})
     found = {name: mixtures_of(args.data, name, sets) for name in sets.sets}
     drawn = [conf for conf in sets.sets.values() if isinstance(conf.simulation, Simulation)]
     for kind in ("speech", "noise", "rirs"):

@@ -19,6 +19,7 @@ from tse_lib.evaluation import charts
 from tse_lib.evaluation.page import data_uri, figure, html_table, page, panel
 from tse_lib.evaluation.results import (
     CONDITION_HEAD,
+    STEM_HEAD,
     condition_label,
     condition_order,
     condition_rows,
@@ -36,7 +37,7 @@ from tse_lib.evaluation.summary import group_names
 from tse_lib.manifest import Mixture, audio_path, read_mixtures
 from tse_lib.metrics.presence import FALSE_ACCEPT_DB
 
-PLAYER_RATE = 16000  # higher rates are resampled to this for the page
+PLAYER_RATE = 16000  # higher rates are resampled to this for the page, except those of stems
 AUDIO_BYTES = 6.0e6  # of all players together; base64 makes a third more of it
 PEAK = 0.9
 
@@ -110,7 +111,9 @@ def headline(summary: dict[str, Any]) -> str:
             value, _, limits = percent(metrics[name], limits=True).partition(" %")
             card(label, value, "%", f"95 %{limits}" if limits else f"n = {metrics[name]['n']}")
 
-    quality("si_sdri", "SI-SDR improvement", "dB", 2, True, "hero")
+    quality("usdr_over_stems", "SDR, mean of the stems", "dB", 2, True, "hero")
+    quality("csdr_over_stems", "SDR by museval, mean of the stems", "dB", 2, True)
+    quality("si_sdri", "SI-SDR improvement", "dB", 2, True, "" if "stems" in summary else "hero")
     quality("sdri", "SDR improvement", "dB", 2, True)
     quality("pesq_wb", "PESQ, wide band", "", 2, False)
     quality("pesq_nb", "PESQ, narrow band", "", 2, False)
@@ -148,13 +151,13 @@ def score_charts(present: Sequence[dict[str, Any]], absent: Sequence[dict[str, A
         ))  # fmt: skip
         groups: dict[str, list[float]] = {}
         for name in sorted({name for line in rated for name in group_names(line)}, key=condition_order):
-            if name.startswith(("num_talkers=", "gender=")):
+            if name.startswith(("num_talkers=", "gender=", "stem=")):
                 groups[condition_label(name)] = [line["si_sdri"] for line in rated if name in group_names(line)]
         figures.append(figure(
             "By condition",
             charts.boxes(groups, "SI-SDR improvement (dB)", f"SI-SDR improvement of {', '.join(groups)}"),
-            "Box: the middle half and its median; line: 5 % to 95 %; every dot a target. Same gender: an interferer "
-            "has the target's gender.",
+            "Box: the middle half and its median; line: 5 % to 95 %; every dot a target."
+            + ("" if any("stem" in line for line in rated) else " Same gender: an interferer has the target's gender."),
         ))  # fmt: skip
     attenuation = {
         "target present": [line["tp_attenuation_db"] for line in present if line["tp_attenuation_db"] is not None],
@@ -181,9 +184,13 @@ def tables(summary: dict[str, Any]) -> str:
     if summary["n_present"]:
         quality = quality_rows(summary["metrics"])
         parts.append(html_table("Quality", ["metric", "mixture", "output", "improvement", "n"], quality))
-    parts.append(html_table("Presence", ["", "value", "n"], presence_rows(summary["metrics"])))
+    presence = presence_rows(summary["metrics"])
+    if presence:
+        parts.append(html_table("Presence", ["", "value", "n"], presence))
     conditions = condition_rows(summary)
-    if conditions:
+    if conditions and "stems" in summary:
+        parts.append(html_table("By stem", STEM_HEAD, conditions))
+    elif conditions:
         parts.append(html_table("By condition", CONDITION_HEAD, conditions))
     if summary["nulls"]:
         nulls = null_rows(summary["nulls"])
@@ -225,6 +232,8 @@ def choose_examples(
     present: Sequence[dict[str, Any]], absent: Sequence[dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Three best, median and worst present targets by SI-SDRi, none of them twice, and two absent ones."""
+    if any("stem" in line for line in present):
+        return of_each_stem(present)
     ranked = sorted(
         (line for line in present if line["si_sdri"] is not None), key=lambda line: (line["si_sdri"], line["mix_id"])
     )
@@ -242,6 +251,16 @@ def choose_examples(
     }
 
 
+def of_each_stem(present: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Of each stem the median one, where it is heard."""
+    chosen = {}
+    for name in dict.fromkeys(line["stem"] for line in present):
+        own = [line for line in present if line["stem"] == name and line["usdr"] is not None]
+        own.sort(key=lambda line: (line["usdr"], line["mix_id"]))
+        chosen[name] = own[len(own) // 2 :][:1]
+    return chosen
+
+
 def examples_section(
     est_dir: Path,
     data_dir: Path,
@@ -254,12 +273,19 @@ def examples_section(
     mixtures = {mixture.mix_id: mixture for mixture in read_mixtures(data_dir / "mixtures.jsonl")}
     chosen = choose_examples(present, absent)
     num_signals = sum(len(lines) for lines in chosen.values()) * 4
-    rate = min(PLAYER_RATE, max(mixture.sample_rate for mixture in mixtures.values()))
+    first = next(iter(mixtures.values()))
+    num_signals = num_signals * 3 // 4 * first.num_channels if first.stems else num_signals  # there are no enrolments
+    rate = player_rate(first)
     longest_s = audio_bytes / max(1, num_signals) / 2 / rate
     cut = any(mixture.num_samples > longest_s * mixture.sample_rate for mixture in mixtures.values())
     parts = [
-        '<h3 class="examples">Examples</h3><p class="lead">Chosen by SI-SDRi, and for absent targets the loudest and '
-        "the quietest output. Mixture, output and target share one gain and one colour scale, so that levels compare. "
+        '<h3 class="examples">Examples</h3><p class="lead">'
+        + (
+            "Of each stem the median by SDR. "
+            if first.stems
+            else "Chosen by SI-SDRi, and for absent targets the loudest and the quietest output. "
+        )
+        + "Mixture, output and target share one gain and one colour scale, so that levels compare. "
         + (f"Signals are cut to {longest_s:.1f} s.</p>" if cut else "</p>")
     ]
     for title, lines in chosen.items():
@@ -272,7 +298,7 @@ def examples_section(
 def example(line: dict[str, Any], mixture: Mixture, est_dir: Path, data_dir: Path, longest_s: float) -> str:
     """One target: what goes in, what comes out, what it should be."""
     folder = estimate_folders(est_dir, mixture)[line.get("estimate", 1) - 1]
-    reference = f"source{line['source']}" if "source" in line else "target"
+    reference = mixture.source_names[line["source"] - 1] if "source" in line else "target"
     paths = {
         "Mixture": audio_path(data_dir, "mixture", mixture.mix_id),
         "Output": find_estimate(folder, mixture.mix_id),
@@ -283,12 +309,13 @@ def example(line: dict[str, Any], mixture: Mixture, est_dir: Path, data_dir: Pat
         del paths["Target"]
     if not mixture.enrolls:
         del paths["Enrolment"]
-    signals, rate = {}, min(mixture.sample_rate, PLAYER_RATE)
+    signals, rate = {}, player_rate(mixture)
     for name, path in paths.items():
-        signals[name] = audio.read(path, sample_rate=rate)[0][: int(longest_s * rate)].astype(np.float64)
+        wave = audio.read(path, sample_rate=rate, mono=not mixture.stems)[0]
+        signals[name] = wave[..., : int(longest_s * rate)].astype(np.float64)
     together = [name for name in signals if name != "Enrolment"]
     gain = PEAK / max(*(float(np.abs(signals[name]).max()) for name in together), 1e-4)
-    pictures = {name: charts.spectrogram(signals[name] * gain, rate) for name in together}
+    pictures = {name: charts.spectrogram(mono(signals[name]) * gain, rate) for name in together}
     loudest = max(float(picture.max()) for picture in pictures.values())
     panels = []
     for name, signal in signals.items():
@@ -300,16 +327,31 @@ def example(line: dict[str, Any], mixture: Mixture, est_dir: Path, data_dir: Pat
             signal = signal * gain
             image = charts.spectrogram_png(pictures[name], loudest)
         sound = data_uri("audio/wav", wav(signal, rate))
-        panels.append(panel(name, mixture.mix_id, image, signal, rate, sound))
+        panels.append(panel(name, mixture.mix_id, image, mono(signal), rate, sound))
     title = f"{mixture.mix_id}, source {line['source']}" if "source" in line else mixture.mix_id
+    title = f"{mixture.mix_id}, {line['stem']}" if "stem" in line else title
     return (
         f'<article class="example"><h5>{escape(title)}</h5><p class="chips">{"".join(chips(line))}</p>'
         f'<div class="panels">{"".join(panels)}</div></article>'
     )
 
 
+def player_rate(mixture: Mixture) -> int:
+    """Of the page's audio: cymbals are above what speech needs."""
+    return mixture.sample_rate if mixture.stems else min(PLAYER_RATE, mixture.sample_rate)
+
+
+def mono(signal: np.ndarray) -> np.ndarray:
+    """(T,) or (C, T) -> (T,)."""
+    return signal.mean(0) if signal.ndim == 2 else signal
+
+
 def chips(line: dict[str, Any]) -> list[str]:
     """What is to be known about an example, its scores first."""
+    if "stem" in line:
+        texts = [f"SDR {line['usdr_mixture']:.1f} → {line['usdr']:.1f} dB", f"SI-SDRi {line['si_sdri']:+.1f} dB"]
+        texts += [f"museval {line['csdr']:.1f} dB"] if line.get("csdr") is not None else []
+        return [f'<span class="chip">{escape(text)}</span>' for text in texts]
     if line["target_present"]:
         texts = [f"SI-SDRi {line['si_sdri']:+.1f} dB", f"SI-SDR {line['si_sdr_mixture']:.1f} → {line['si_sdr']:.1f} dB"]
         for name in ("pesq_wb", "pesq_nb", "estoi"):
@@ -334,5 +376,5 @@ def chips(line: dict[str, Any]) -> list[str]:
 
 def wav(signal: np.ndarray, rate: int) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(signal, -1, 1), rate, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, np.clip(signal, -1, 1).T, rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()

@@ -10,9 +10,10 @@ from statistics import median
 from typing import Any
 
 from tse_lib.config import Section, build, read_yaml
-from tse_lib.evaluation.summary import MEASURES, OVER_VARIANTS, summarise
+from tse_lib.evaluation.summary import MEASURES, OVER_STEMS, OVER_VARIANTS, summarise
 from tse_lib.files import replace_file
 from tse_lib.manifest import Mixture, read_mixtures
+from tse_lib.metrics.sdr import SILENT_TRACK_DBFS
 
 PARTS = "scores.part"
 
@@ -88,12 +89,14 @@ def merge_parts(folder: Path, mixtures: Sequence[Mixture]) -> list[dict[str, Any
 
 
 def source_numbers(mixture: Mixture) -> range:
-    """Of a mixture its lines of scores: one of an extraction, one a talker of a separation."""
-    return range(1, 2 if mixture.enrolls else len(mixture.talkers) + 1)
+    """Of a mixture its lines of scores: one of an extraction, one a talker or stem of a separation."""
+    return range(1, 2 if mixture.enrolls else len(mixture.source_names) + 1)
 
 
 def reference_kind(mixtures: Sequence[Mixture]) -> str:
     """What estimates are compared with: "dry" speech, or what the mixtures say of talkers heard in a room."""
+    if mixtures[0].stems:
+        return "stems"
     present = [mixture for mixture in mixtures if mixture.target_present]
     kinds = {mixture.target if source.rir else "dry" for mixture in present for source in mixture.targets}
     if len(kinds) > 1:
@@ -184,6 +187,7 @@ REFERENCES = {
     "early": "the target with its early reflections",
     "partly early": "the target, with its early reflections in some mixtures",
     "partly reverberant": "the target as received, with reverberation in some mixtures",
+    "stems": "the stems that add up to the mixture",
     "none": "nothing: the target is absent in all mixtures",
 }
 CONDITIONS = {
@@ -193,6 +197,7 @@ CONDITIONS = {
     "reverberant=": "reverberant: {}",
     "num_enrolls=": "{} enrolments",
     "variant=": "variant {}",
+    "stem=": "{}",
 }
 
 
@@ -230,10 +235,7 @@ def results_markdown(summaries: Sequence[dict[str, Any]], published: Sequence[Pu
         "`conf/<experiment>.md`. Brackets hold 95 % bootstrap intervals over mixtures.",
         "",
         *([top, ""] if top else []),
-        *table(
-            ["experiment", "set", "targets", "SI-SDRi (dB)", "SDRi (dB)", "PESQ", "ESTOI", "confused", "false accepts"],
-            [_overview(summary) for summary in summaries],
-        ),
+        *overview(summaries),
     ]
     networks = network_rows(summaries)
     if networks:
@@ -247,6 +249,63 @@ def results_markdown(summaries: Sequence[dict[str, Any]], published: Sequence[Pu
         if of_experiment[0]["conf"] and note.exists():
             lines += ["", "### Notes", "", note.read_text(encoding="utf-8").strip()]
     return "\n".join(lines) + "\n"
+
+
+OVERVIEW_HEAD = [
+    "experiment", "set", "targets", "SI-SDRi (dB)", "SDRi (dB)", "PESQ", "ESTOI", "confused", "false accepts",
+]  # fmt: skip
+
+
+def overview(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of all experiments, and one for each list of stems that some of them separate."""
+    talkers = [summary for summary in summaries if "stems" not in summary]
+    lines = table(OVERVIEW_HEAD, [_overview(summary) for summary in talkers]) if talkers or not summaries else []
+    for stems in dict.fromkeys(tuple(summary["stems"]) for summary in summaries if "stems" in summary):
+        own = [summary for summary in summaries if tuple(summary.get("stems", ())) == stems]
+        lines += ([""] if lines else []) + [
+            "SDR of whole tracks (uSDR) in dB of each stem, over the mixtures in which it is heard, and their mean;",
+            "that of the mixtures themselves in the lines `mixture`.",
+            "",
+            *table(["experiment", "set", "mean", *stems, "SI-SDRi", "false accepts"], stem_rows(own, stems)),
+        ]
+        framed = [summary for summary in own if "csdr" in summary["metrics"]]
+        if framed:
+            head = ["experiment", "set", "mean", *stems, "ISR", "SIR", "SAR"]
+            lines += [
+                "",
+                "SDR by museval (BSS Eval v4) in dB: of a mixture the median of frames of 1 s, then the mean.",
+                "",
+            ]
+            lines += table(head, [_framed_row(summary, stems) for summary in framed])
+    return lines
+
+
+def stem_rows(summaries: Sequence[dict[str, Any]], stems: Sequence[str]) -> list[list[str]]:
+    """A row a summary, and one for the mixtures of each set."""
+    rows, told = [], set()
+    for summary in summaries:
+        metrics, groups = summary["metrics"], summary["groups"]
+        if summary["set"] not in told:
+            told.add(summary["set"])
+            before = [interval(groups[f"stem={stem}"].get("usdr_mixture"), 2, limits=False) for stem in stems]
+            mean = interval(metrics.get("usdr_mixture" + OVER_STEMS), 2)
+            rows.append(["mixture", summary["set"], mean, *before, "-", "-"])
+        rows.append([
+            f"[{summary['exp']}](#{summary['exp'].lower()})",
+            summary["set"],
+            interval(metrics.get("usdr" + OVER_STEMS), 2),
+            *(interval(groups[f"stem={stem}"].get("usdr"), 2) for stem in stems),
+            interval(metrics.get("si_sdri" + OVER_STEMS), 2),
+            percent(metrics.get("false_accept_rate")),
+        ])  # fmt: skip
+    return rows
+
+
+def _framed_row(summary: dict[str, Any], stems: Sequence[str]) -> list[str]:
+    own = [summary["groups"][f"stem={stem}"].get("csdr") for stem in stems]
+    names = ("csdr", "cisr", "csir", "csar")
+    mean, *others = (interval(summary["metrics"].get(name + OVER_STEMS), 2) for name in names)
+    return [summary["exp"], summary["set"], mean, *(interval(entry, 2) for entry in own), *others]
 
 
 NETWORK_HEAD = ["experiment", "network", "parameters", "GMAC/s", "steps", "CPU s a step", "SDR", "SIR", "SAR (dB)"]
@@ -266,9 +325,13 @@ def network_rows(summaries: Sequence[dict[str, Any]]) -> list[list[str]]:
             f"{network['gmac_per_s']:.3g}",
             str(trained.get("steps") or ""),
             f"{trained['cpu_s']:.3f}" if trained.get("cpu_s") else "",
-            *(interval(summary["metrics"].get(name), 2, limits=False) for name in ("sdr", "sir", "sar")),
+            *(interval(summary["metrics"].get(name), 2, limits=False) for name in components(summary)),
         ]
     return list(rows.values())
+
+
+def components(summary: dict[str, Any]) -> tuple[str, ...]:
+    return ("usdr_over_stems", "csir_over_stems", "csar_over_stems") if "stems" in summary else ("sdr", "sir", "sar")
 
 
 def _overview(summary: dict[str, Any]) -> list[str]:
@@ -292,10 +355,11 @@ def _set_section(summary: dict[str, Any], published: Sequence[Published]) -> lis
     lines += ["", "```", summary["command"], "```"] if summary["command"] else []
     if summary["n_present"]:
         lines += ["", *table(["metric", "mixture", "output", "improvement", "n"], quality_rows(summary["metrics"]))]
-    lines += ["", *table(["presence", "value", "n"], presence_rows(summary["metrics"]))]
+    presence = presence_rows(summary["metrics"])
+    lines += ["", *table(["presence", "value", "n"], presence)] if presence else []
     conditions = condition_rows(summary)
     if conditions:
-        lines += ["", *table(CONDITION_HEAD, conditions)]
+        lines += ["", *table(STEM_HEAD if "stems" in summary else CONDITION_HEAD, conditions)]
     if summary["nulls"]:
         lines += ["", *table(["without a value", "targets", "reason"], null_rows(summary["nulls"]))]
     metrics = summary["metrics"]
@@ -309,12 +373,15 @@ def _set_section(summary: dict[str, Any], published: Sequence[Published]) -> lis
 
 def facts(summary: dict[str, Any]) -> list[str]:
     """Where the numbers come from, a line each."""
-    targets = f"{summary['n']} targets ({summary['n_present']} present, {summary['n_absent']} absent)"
+    what = ("stems", "heard", "silent") if "stems" in summary else ("targets", "present", "absent")
+    targets = f"{summary['n']} {what[0]} ({summary['n_present']} {what[1]}, {summary['n_absent']} {what[2]})"
     lines = [
         f"conf: `{summary['conf']}`, seed {summary['seed']}, commit `{summary['commit']}`"
         if summary["conf"]
         else f"no conf, commit `{summary['commit']}`",
-        f"{targets} of {summary['num_speakers']} speakers, {summary['sample_rate']} Hz",
+        f"{targets}, {summary['sample_rate']} Hz; a stem is silent below {SILENT_TRACK_DBFS:.0f} dBFS (RMS)"
+        if "stems" in summary
+        else f"{targets} of {summary['num_speakers']} speakers, {summary['sample_rate']} Hz",
         f"scored against {REFERENCES[summary['reference']]}",
         f"scored on {summary['machine']['cpu']}, {summary['machine']['cores']} cores",
     ]
@@ -322,7 +389,7 @@ def facts(summary: dict[str, Any]) -> list[str]:
         steps, seconds = summary["training"]["steps"], summary["training"]["seconds"]
         lines.append(f"trained {steps} steps" + (f" in {duration(seconds)}" if seconds is not None else ""))
     limits = (summary["metrics"].get("si_sdri") or {}).get("ci95_speakers")
-    if limits:
+    if limits and "stems" not in summary:
         lines.append(f"SI-SDRi resampled by target speaker: [{limits[0]:.2f}, {limits[1]:.2f}] dB")
     return lines
 
@@ -335,7 +402,7 @@ def quality_rows(metrics: dict[str, Any]) -> list[list[str]]:
             continue
         rows.append([
             f"{measure.label} ({measure.unit})" if measure.unit else measure.label,
-            interval(metrics[f"{measure.name}_mixture"], measure.digits, limits=False),
+            interval(metrics.get(f"{measure.name}_mixture"), measure.digits, limits=False),
             interval(metrics[measure.name], measure.digits),
             interval(metrics.get(measure.improvement), measure.digits, sign="+"),
             str(metrics[measure.name]["n"]),
@@ -365,10 +432,21 @@ def presence_rows(metrics: dict[str, Any]) -> list[list[str]]:
 
 
 CONDITION_HEAD = ["condition", "targets", "SI-SDRi (dB)", "SDRi (dB)", "ESTOI", "confused", "> 1 dB", "false accepts"]
+STEM_HEAD = [
+    "stem",
+    "heard",
+    "silent",
+    "uSDR (dB)",
+    "uSDRi (dB)",
+    "SI-SDR (dB)",
+    "where silent, below the mixture (dB)",
+]
 
 
 def condition_rows(summary: dict[str, Any]) -> list[list[str]]:
-    """A row for each condition that splits the set: one that holds for all targets says nothing new."""
+    """A row for each condition that splits the set: one that holds for all targets says nothing new; or each stem."""
+    if "stems" in summary:
+        return [stem_row(name, summary["groups"][f"stem={name}"]) for name in summary["stems"]]
     rows = []
     for name in sorted(summary["groups"], key=condition_order):
         metrics = summary["groups"][name]
@@ -380,6 +458,12 @@ def condition_rows(summary: dict[str, Any]) -> list[list[str]]:
         alike = {name.removesuffix(OVER_VARIANTS): entry for name, entry in over.items()}
         rows.append(condition_row("mean over the variants", summary["n"], alike))
     return rows
+
+
+def stem_row(name: str, metrics: dict[str, Any]) -> list[str]:
+    heard, silent = (str((metrics.get(key) or {}).get("n", 0)) for key in ("usdr", "ta_attenuation_db"))
+    quality = (interval(metrics.get(key), 2) for key in ("usdr", "usdri", "si_sdr"))
+    return [name, heard, silent, *quality, interval(metrics.get("ta_attenuation_db"), 1)]
 
 
 def condition_row(label: str, count: int, metrics: dict[str, Any]) -> list[str]:

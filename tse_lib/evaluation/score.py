@@ -1,6 +1,7 @@
 """Score estimates on disk against the rendered references of a set: one dictionary a target."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from tse_lib import audio
 from tse_lib.config import Calibration
 from tse_lib.manifest import Mixture, Source, audio_path
 from tse_lib.metrics import detection, perceptual, presence
-from tse_lib.metrics.sdr import BssEval, Undefined, bss_eval, si_sdr
+from tse_lib.metrics.frames import bss_eval_frames
+from tse_lib.metrics.sdr import (
+    BssEval,
+    Undefined,
+    bss_eval,
+    is_silent_track,
+    si_sdr,
+    track_sdr,
+)
 
 ABOVE_DB = 1.0  # an improvement of less than this is no extraction
 DECIMALS = 6
@@ -115,6 +124,43 @@ class _Scores:
         return {**self.values, **({"reasons": self.reasons} if self.reasons else {})}
 
 
+def score_stems(
+    references: np.ndarray, estimates: np.ndarray, mixture: np.ndarray, sample_rate: int, museval: bool = False
+) -> list[dict[str, Any]]:
+    """The metrics of sources that have names, one dictionary each: (S, C, T), (S, C, T), (C, T).
+
+    A reference whose RMS over all channels and samples is below -60 dBFS is silent. It has no SDR; how far its estimate
+    lies below the mixture is told instead, as of an absent target.
+
+    Args:
+        museval: also the SDR, ISR, SIR and SAR of frames, which take seconds a mixture.
+
+    Returns:
+        Of one that is heard: `usdr` (`track_sdr`) and `si_sdr` (of all channels as one signal), each with that of the
+        mixture and the improvement, and with `museval` `csdr`, `cisr`, `csir` and `csar`. Of one that is silent:
+        `ta_attenuation_db`, `false_accept`. `target_present` says which.
+    """
+    heard = [not is_silent_track(reference) for reference in references]
+    frames = iter(bss_eval_frames(references[heard], estimates[heard], sample_rate) if museval and any(heard) else ())
+    lines = []
+    for reference, estimate, is_heard in zip(references, estimates, heard, strict=True):
+        scores, waves = _Scores(), [wave.ravel() for wave in (reference, estimate, mixture)]
+        if is_heard:
+            scores.pair("usdr", "usdri", *(partial(track_sdr, waves[0], wave) for wave in waves[1:]))
+            scores.pair("si_sdr", "si_sdri", *(partial(si_sdr, waves[0], wave) for wave in waves[1:]))
+            for name, value in zip(("csdr", "cisr", "csir", "csar"), next(frames, ()), strict=False):
+                scores.put(name, partial(_known, value, "no frame of 1 s in which all stems are heard"))
+        else:
+            attenuation = scores.put("ta_attenuation_db", partial(presence.attenuation_db, waves[2], waves[1]))
+            scores.put("false_accept", partial(_false_accept, attenuation))
+        lines.append({"target_present": is_heard, **scores.result()})
+    return lines
+
+
+def _false_accept(attenuation_db: float | None) -> bool:
+    return presence.is_false_accept(_known(attenuation_db))
+
+
 def _known(value: float | None, reason: str | None = None) -> float:
     if value is None:
         raise Undefined(reason or "what it is computed from is undefined")
@@ -158,11 +204,13 @@ def score_mixture(
     mixture: Mixture,
     genders: dict[str, str],
     calibration: Calibration | None = None,
+    museval: bool = False,
 ) -> list[dict[str, Any]]:
     """The lines of scores.jsonl, one a target: the mixture's id, its conditions and its metrics.
 
     Of a separation each source is a target. Its line has two entries more: `source`, and which `estimate` is taken for
-    it, in the order of estimates that makes their mean SI-SDR best.
+    it, in the order of estimates that makes their mean SI-SDR best. Stems have names, so each has its own estimate, and
+    its line an entry `stem`; `museval` is as of `score_stems`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file that is missing or does not fit the mixture.
@@ -171,6 +219,8 @@ def score_mixture(
     def rendered(kind: str) -> np.ndarray:
         return read_fitting(audio_path(data_dir, kind, mixture.mix_id), mixture)
 
+    if museval and not mixture.stems:
+        raise ValueError("--museval: of stems only; bss_eval is part of the other scores")
     mixed, noisy = rendered("mixture"), is_noisy(mixture)
     estimates = [
         read_fitting(find_estimate(folder, mixture.mix_id), mixture) for folder in estimate_folders(est_dir, mixture)
@@ -181,7 +231,21 @@ def score_mixture(
         partial = mixture.target_partial
         metrics = score(reference, estimates[0], mixed, mixture.sample_rate, others, noisy, partial, calibration)
         return [{"mix_id": mixture.mix_id, **conditions(mixture, genders), **metrics}]
-    references = [rendered(f"source{number}") for number in range(1, len(mixture.talkers) + 1)]
+    references = [rendered(name) for name in mixture.source_names]
+    if mixture.stems:
+        scored = score_stems(np.stack(references), np.stack(estimates), mixed, mixture.sample_rate, museval)
+        return [
+            {
+                "mix_id": mixture.mix_id,
+                "source": number,
+                "estimate": number,
+                "stem": stem.name,
+                "target_spk": stem.origin,
+                "seconds": mixture.num_samples / mixture.sample_rate,
+                **values,
+            }
+            for number, (stem, values) in enumerate(zip(mixture.stems, scored, strict=True), 1)
+        ]
     lines = []
     for place, number in enumerate(best_order(references, estimates)):
         others = references[:place] + references[place + 1 :]
@@ -192,10 +256,10 @@ def score_mixture(
 
 
 def estimate_folders(est_dir: str | Path, mixture: Mixture) -> list[Path]:
-    """Where the estimates of a mixture lie: in the folder itself, or of a separation in source1, source2…"""
+    """Where the estimates of a mixture lie: in the folder itself, or of a separation in a folder a source."""
     if mixture.enrolls:
         return [Path(est_dir)]
-    return [Path(est_dir) / f"source{number}" for number in range(1, len(mixture.talkers) + 1)]
+    return [Path(est_dir) / name for name in mixture.source_names]
 
 
 def best_order(references: Sequence[np.ndarray], estimates: Sequence[np.ndarray]) -> list[int]:
@@ -290,13 +354,14 @@ def require_estimates(est_dir: str | Path, mixtures: Iterable[Mixture]) -> None:
 
 
 def read_fitting(path: Path, mixture: Mixture) -> np.ndarray:
-    """A file's audio; ValueError unless it has one channel and the mixture's rate and length."""
+    """A file's audio, (T,), of stems (C, T); ValueError unless it has the mixture's rate, length and channels."""
     rate, num_samples, num_channels = audio.info(path)
     if rate != mixture.sample_rate:
         raise ValueError(f"{path}: {rate} Hz, the mixture has {mixture.sample_rate} Hz")
-    if num_channels != 1:
-        raise ValueError(f"{path}: {num_channels} channels, one is wanted")
+    if num_channels != mixture.num_channels:
+        wanted = "one is wanted" if mixture.num_channels == 1 else f"the mixture has {mixture.num_channels}"
+        raise ValueError(f"{path}: {num_channels} channels, {wanted}")
     if num_samples != mixture.num_samples:
         difference = num_samples - mixture.num_samples
         raise ValueError(f"{path}: {num_samples} samples, the mixture has {mixture.num_samples} ({difference:+d})")
-    return audio.read(path)[0]
+    return audio.read(path, mono=not mixture.stems)[0]

@@ -13,6 +13,7 @@ BLOCK = 200  # resamples at a time: bounds the memory of large sets
 DECIMALS = 6
 
 OVER_VARIANTS = "_over_variants"  # ends the name of a mean over variants
+OVER_STEMS = "_over_stems"  # and over stems
 
 # names in scores.jsonl -> names of their means, where these differ
 RATES = {
@@ -41,6 +42,11 @@ MEASURES = (
     Measure("sdr", "sdri", "SDR", "dB", 2),
     Measure("sir", "siri", "SIR", "dB", 2),
     Measure("sar", "sari", "SAR", "dB", 2),
+    Measure("usdr", "usdri", "SDR of whole tracks (uSDR)", "dB", 2),
+    Measure("csdr", "", "SDR, median of 1 s frames (museval)", "dB", 2),
+    Measure("cisr", "", "ISR, median of 1 s frames (museval)", "dB", 2),
+    Measure("csir", "", "SIR, median of 1 s frames (museval)", "dB", 2),
+    Measure("csar", "", "SAR, median of 1 s frames (museval)", "dB", 2),
     Measure("pesq_wb", "pesq_wb_gain", "PESQ (wide band)", "", 2),
     Measure("pesq_nb", "pesq_nb_gain", "PESQ (narrow band)", "", 2),
     Measure("stoi", "stoi_gain", "STOI", "", 3),
@@ -48,7 +54,7 @@ MEASURES = (
     Measure("stretch_si_sdr", "stretch_si_sdri", "SI-SDR of the stretch in which the target speaks", "dB", 2),
 )
 METRICS = [
-    *(name for measure in MEASURES for name in (measure.name, f"{measure.name}_mixture", measure.improvement)),
+    *(name for one in MEASURES for name in (one.name, f"{one.name}_mixture", one.improvement) if name),
     "tp_attenuation_db", "confused", "above_1db", "ta_attenuation_db", "false_accept",
     "frame_attenuation_db", "frame_contrast_db", "frame_false_accept", "frame_false_reject",
     "presence_false_accept", "presence_false_reject",
@@ -61,7 +67,8 @@ def summarise(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `metrics` has an entry for each metric that applies to some line: `{"mean", "ci95", "std", "n"}` and
     `ci95_speakers` where there are two target speakers or more. `n` counts the values that are defined; the others are
     in `nulls`: `{metric: {reason: count}}`. `groups` has the same as `metrics` for each condition, as `num_talkers=2`.
-    Where there are variants of ready-made mixtures, `metrics` also has `<metric>_over_variants`.
+    Where there are variants of ready-made mixtures, `metrics` also has `<metric>_over_variants`; of stems, whose names
+    are in `stems`, `<metric>_over_stems`.
     """
     present = sum(line["target_present"] for line in lines)
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -69,29 +76,35 @@ def summarise(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in group_names(line):
             groups.setdefault(name, []).append(line)
     of_groups = {name: statistics(groups[name], name) for name in sorted(groups)}
-    variants = [metrics for name, metrics in of_groups.items() if name.startswith("variant=")]
+    over = {
+        OVER_VARIANTS: [metrics for name, metrics in of_groups.items() if name.startswith("variant=")],
+        OVER_STEMS: [metrics for name, metrics in of_groups.items() if name.startswith("stem=")],
+    }
     return {
         "n": len(lines),
         "n_present": present,
         "n_absent": len(lines) - present,
         "num_speakers": len({line["target_spk"] for line in lines}),
-        "metrics": statistics(lines, "all") | over_variants(variants),
+        "metrics": statistics(lines, "all")
+        | {key: entry for ending, groups in over.items() for key, entry in alike(groups, ending).items()},
+        **({"stems": list(dict.fromkeys(line["stem"] for line in lines))} if "stem" in lines[0] else {}),
         "groups": of_groups,
         "nulls": null_reasons(lines),
     }
 
 
-def over_variants(variants: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The unweighted means of the variants' means, as PolSESS's figures are reported; `n` counts variants.
+def alike(groups: Sequence[dict[str, dict[str, Any]]], ending: str) -> dict[str, dict[str, Any]]:
+    """The unweighted means of the groups' means, as figures of PolSESS and of stems are reported; `n` is their number.
 
-    A variant that only half of the mixtures can have counts as much as the others.
+    A variant that only half of the mixtures can have counts as much as the others, and so does a stem that is silent
+    in half of them.
     """
     found = {}
-    for metric in dict.fromkeys(metric for metrics in variants for metric in metrics):
-        means = [metrics[metric]["mean"] for metrics in variants if metric in metrics]
+    for metric in dict.fromkeys(metric for metrics in groups for metric in metrics):
+        means = [metrics[metric]["mean"] for metrics in groups if metric in metrics]
         known = [mean for mean in means if mean is not None]
         mean = _round(np.mean(known)) if known else None
-        found[metric + OVER_VARIANTS] = {"mean": mean, "ci95": None, "std": None, "n": len(known)}
+        found[metric + ending] = {"mean": mean, "ci95": None, "std": None, "n": len(known)}
     return found
 
 
@@ -101,6 +114,8 @@ def group_names(line: dict[str, Any]) -> list[str]:
     def yes(value: bool) -> str:
         return "yes" if value else "no"
 
+    if "stem" in line:
+        return [f"stem={line['stem']}"]
     names = [f"num_talkers={line['num_talkers']}"]
     names += [f"num_enrolls={line['num_enrolls']}"] if line["num_enrolls"] else []
     names += [f"noise={yes(line['noise'])}", f"reverberant={yes(line['reverberant'])}"]

@@ -12,7 +12,7 @@ from tse_lib.losses.permutation import Loss, mixit, pit
 from tse_lib.losses.sdr import multi_scale_si_sdr, neg_si_sdr, neg_si_sdr_of_scales, neg_snr
 from tse_lib.losses.speaker import speaker_contrast, speaker_cross_entropy
 from tse_lib.losses.spectral import l1, mixture_consistency, multi_resolution_stft, phase_sensitive
-from tse_lib.losses.stems import masked_mse, multi_resolution_mel, neg_snr_or_silence
+from tse_lib.losses.stems import masked_mse, multi_resolution_mel, neg_snr_or_silence, relative_error
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "neg_si_sdr": neg_si_sdr,
@@ -25,6 +25,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": l1,
     "mixture_consistency": mixture_consistency,
     "neg_snr_or_silence": neg_snr_or_silence,
+    "relative_error": relative_error,
     "masked_mse": masked_mse,
     "multi_resolution_mel": multi_resolution_mel,
     "pit": pit,

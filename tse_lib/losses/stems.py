@@ -39,6 +39,19 @@ def neg_snr_or_silence(estimate: Tensor, target: Tensor, max_db: float = 30.0, s
     return (10 * torch.log10(distortion / reference + tau)).mean(1)
 
 
+def relative_error(estimate: Tensor, target: Tensor, floor_db: float = -10.0) -> Tensor:
+    """Energy of the error over that of the target: (B, S, C, T), (B, S, C, T) -> (B,), the mean over sources.
+
+    || t - e ||^2 / max(|| t ||^2, 10^(floor_db / 10) || x ||^2) with x the sum of the targets: a source that is quieter
+    than the mixture by more than the floor, or silent, is measured against the mixture. An output of nothing costs at
+    most 1, unlike in dB, where a network that begins has nothing to win by trying. x counts at least -60 dBFS.
+    """
+    mixture = target.sum(1).square().flatten(1)
+    mixture = mixture.sum(1, keepdim=True).clamp_min(SILENT * mixture.shape[1])  # (B, 1)
+    signal, error = (x.square().flatten(2).sum(2) for x in (target, target - estimate))  # (B, S)
+    return (error / torch.maximum(signal, 10 ** (floor_db / 10) * mixture)).mean(1)
+
+
 def masked_mse(estimate: Tensor, target: Tensor, q: float = 0.95, coarse: bool = True) -> Tensor:
     """Mean square error without the largest ones of the batch: (B, S, C, T), (B, S, C, T) -> (B,).
 
