@@ -73,17 +73,17 @@ def make(root: Path, channels: int = 2, flat: bool = False) -> Path:
     return root
 
 
-def make_tracks(root: Path, splits=("train", "test"), count: int = 2, seconds: float = 2.0) -> Path:
+def make_tracks(root: Path, splits=("train", "test"), count: int = 2, seconds: float = 2.0, rate: int = RATE) -> Path:
     """Tracks in the manner of StemGMD: two toms, two hi-hats, no crash; the second of a split has silent toms."""
     for split in splits:
         for number in range(count):
             for name, stem in (("kick", "kick"), ("snare", "snare"), ("high_tom", "toms"), ("low-mid_tom", "toms"),
                                ("closed_hh", "hihat"), ("open_hh", "hihat"), ("ride", "cymbals")):  # fmt: skip
-                draw, time = rng(0, "track", split, number, name), np.arange(round(seconds * RATE)) / RATE
+                draw, time = rng(0, "track", split, number, name), np.arange(round(seconds * rate)) / rate
                 wave = 0.1 * np.sin(2 * np.pi * PITCH_HZ[stem] * time) * (np.sin(2 * np.pi * 2 * time) > 0.5)
                 wave = wave + 0.01 * draw.standard_normal(len(time))
                 wave = wave * (0.0 if number and stem == "toms" else 1.0)
-                audio.write(root / split / f"{split}{number}" / f"{name}.wav", np.stack([wave, wave * 0.5]), RATE)
+                audio.write(root / split / f"{split}{number}" / f"{name}.wav", np.stack([wave, wave * 0.5]), rate)
     return root
 
 

@@ -36,7 +36,7 @@ def test_there_are_confs():
 
 
 STEPS = [
-    pytest.param(path, id=name_of(path), marks=pytest.mark.slow if path.name.startswith("v3_") else ())
+    pytest.param(path, id=name_of(path), marks=pytest.mark.slow if path.name.startswith(("v3_", "mdx23c")) else ())
     for path in EXPERIMENTS  # those of v3 are v2 with one change each, at 48 kHz: tests/test_models.py has them small
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import fake_polsess, fake_wsj0_2mix
+from tests import fake_drums, fake_polsess, fake_wsj0_2mix
 from tests import test_corpora_noise as noise
 from tests import test_corpora_rooms as rooms
 from tests import test_corpora_speech as speech
@@ -139,6 +139,38 @@ def test_wsj0_2mix(tmp_path, name, experiment, sizes, scored):
     assert recipe.path("data/train/packed").is_dir()
     assert len(recipe.path(f"exp/{experiment}/test/scores.jsonl").read_text().splitlines()) == scored
     assert f"## {experiment}" in recipe.path("RESULTS.md").read_text()
+
+
+def test_drums(tmp_path):
+    """From one-shots, MIDI and tracks to the results of a teacher and its student; also of whole tracks."""
+    pytest.importorskip("mido")
+    recipe = Copy(tmp_path, "drums/sep1", drawn=False)
+    root = fake_drums.make(tmp_path / "drums")
+    fake_drums.make_tracks(root / "stems_rendered", splits=("train", "test"), rate=44100)
+    path = recipe.path("conf/sets.yaml")
+    sets = yaml.safe_load(path.read_text())
+    for name in ("dev", "test"):
+        sets["sets"][name] |= {"num_mixtures": 2, "simulation": {**sets["sets"][name]["simulation"], "segment_s": 1.0}}
+    path.write_text(yaml.safe_dump(sets))
+    for name in ("small", "student"):
+        conf = recipe.path(f"conf/{name}.yaml")
+        values = yaml.safe_load(conf.read_text())
+        values["model"]["params"] |= {"num_channels": 4, "dim_f": 256, "n_fft": 512, "hop_length": 256}
+        values["train"] |= {"max_steps": 2, "warmup_steps": 0}
+        conf.write_text(yaml.safe_dump(values))
+    options = ["--corpus", str(root), "--tracks", str(root / "stems_rendered"), "--finetune", "conf/student.yaml"]
+    for expected in ("", "nothing to do"):
+        result = recipe.run(*options, "--nj", "1", "--nproc", "1", TSE_PYTHON=sys.executable)
+        assert result.returncode == 0 and expected in result.stderr + result.stdout, result.stderr
+    for experiment in ("small", "student"):
+        for name in ("test", "test_clips"):
+            scores = recipe.path(f"exp/{experiment}/{name}/scores.jsonl").read_text().splitlines()
+            assert len(scores) == 2 * 5
+        assert recipe.path(f"exp/{experiment}/test/wav/hihat").is_dir()
+    results = recipe.path("RESULTS.md").read_text()
+    assert "| experiment | set | mean | kick | snare | toms | hihat | cymbals |" in results and "## student" in results
+    report = recipe.path("exp/small/report/index.html").read_text()
+    assert "SDR, mean of the stems" in report and "Of each stem the median by SDR" in report and "audio/wav" in report
 
 
 def read_tables_at(folder: Path):

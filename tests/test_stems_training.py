@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests import fake_drums, tiny
 from tests.test_stems import RATE, STEMS, data, experiment  # noqa: F401  (a fixture)
 from tse_lib import audio, load
 from tse_lib.bin.main import main
@@ -126,7 +125,7 @@ def test_a_weighting_and_mel_filters():
     bank = mel_bank(44100, 2048, 128)
     assert bank.shape == (128, 1025) and (bank >= 0).all()
     areas = bank.sum(1) * 44100 / 2048
-    torch.testing.assert_close(areas[20:], torch.ones(108), atol=0.05, rtol=0)
+    torch.testing.assert_close(areas[40:], torch.ones(88), atol=0.05, rtol=0)
     assert (bank.argmax(1).diff() >= 0).all() and bank[-1].nonzero().max() >= 1023
 
 
@@ -331,10 +330,6 @@ def test_files_are_scored_by_name_and_told_by_stem(dev_dir, tmp_path):
 
 
 FACTS = {
-    "conf": "conf/small.yaml", "seed": 0, "commit": "c", "command": "", "exp": "small", "set": "dev", "sample_rate": RATE,
-    "reference": "stems", "machine": {"cpu": "c", "cores": 2}, "training": None, "network": None,
+    "conf": "conf/small.yaml", "seed": 0, "commit": "c", "command": "", "exp": "small", "set": "dev",
+    "sample_rate": RATE, "reference": "stems", "machine": {"cpu": "c", "cores": 2}, "training": None, "network": None,
 }  # fmt: skip
-
-
-def test_the_tiny_network_takes_stereo():
-    assert fake_drums.RATE == RATE and tiny.values()["model"]["name"] != "tfc_tdf"

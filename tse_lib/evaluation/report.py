@@ -160,7 +160,7 @@ def score_charts(present: Sequence[dict[str, Any]], absent: Sequence[dict[str, A
             + ("" if any("stem" in line for line in rated) else " Same gender: an interferer has the target's gender."),
         ))  # fmt: skip
     attenuation = {
-        "target present": [line["tp_attenuation_db"] for line in present if line["tp_attenuation_db"] is not None],
+        "target present": [line["tp_attenuation_db"] for line in present if line.get("tp_attenuation_db") is not None],
         "target absent": [line["ta_attenuation_db"] for line in absent if line["ta_attenuation_db"] is not None],
     }
     attenuation = {name: values for name, values in attenuation.items() if values}

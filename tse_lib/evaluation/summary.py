@@ -42,7 +42,7 @@ MEASURES = (
     Measure("sdr", "sdri", "SDR", "dB", 2),
     Measure("sir", "siri", "SIR", "dB", 2),
     Measure("sar", "sari", "SAR", "dB", 2),
-    Measure("usdr", "usdri", "SDR of whole tracks (uSDR)", "dB", 2),
+    Measure("usdr", "usdri", "uSDR, of whole tracks", "dB", 2),
     Measure("csdr", "", "SDR, median of 1 s frames (museval)", "dB", 2),
     Measure("cisr", "", "ISR, median of 1 s frames (museval)", "dB", 2),
     Measure("csir", "", "SIR, median of 1 s frames (museval)", "dB", 2),
