@@ -23,6 +23,9 @@ OPTIONAL = {
     "onnx": ("onnx", "export", "ONNX export"),
     "onnxruntime": ("onnxruntime", "export", "running exported models"),
     "openvino": ("openvino", "openvino", "running exported networks, in bfloat16 too"),
+    "mido": ("mido", "drums", "MIDI performances of drums"),
+    "prodigyopt": ("prodigyopt", "drums", "the optimizer Prodigy"),
+    "museval": ("museval", "drums", "SDR of 1 s frames"),
     "espeakng_loader": ("espeakng-loader", "mini", "the voices of the mini corpus"),
 }
 CORE = {

@@ -36,7 +36,9 @@ from tse_lib.manifest import Mixture
 from tse_lib.simulation.render import Rendered, render
 from tse_lib.simulation.sample import Corpus, sample, sample_set
 
-NOT_DRAWN = "{}: its mixtures are ready-made, not drawn; listen to them in data/<set>/mixtures (tse render makes them)"
+NOT_HERE = (
+    "{}: its mixtures are {}, not drawn of talkers; listen to them in data/<set>/mixtures (tse render makes them)"
+)
 
 
 def main(argv: list[str]) -> None:
@@ -131,7 +133,7 @@ def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part]:
     for name in args.sets or sets.sets:
         simulation = sets.sets[name].simulation
         if not isinstance(simulation, Simulation):
-            raise ValueError(NOT_DRAWN.format(args.conf))
+            raise ValueError(NOT_HERE.format(args.conf, "of stems" if simulation.source_names else "ready-made"))
         corpus, mixtures = sample_set(args.data, name, sets)
         parts.append(part_of(name, simulation, corpus, mixtures, mixtures[: args.num]))
     return parts
@@ -140,7 +142,7 @@ def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part]:
 def drawn_from(args: argparse.Namespace, conf: Config) -> Corpus:
     corpus = corpus_of(args, conf)
     if not isinstance(corpus, Corpus):
-        raise ValueError(NOT_DRAWN.format(args.conf))
+        raise ValueError(NOT_HERE.format(args.conf, "of stems" if conf.simulation.source_names else "ready-made"))
     return corpus
 
 

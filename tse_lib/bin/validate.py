@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from tse_lib import audio
-from tse_lib.manifest import ACTIVITY_BLOCK_S, read_layered
+from tse_lib.manifest import ACTIVITY_BLOCK_S, STEM_TABLES, read_layered, read_stems
 from tse_lib.parallel import parallel_map
 
 SHOWN = 20  # faults of a set listed before the rest is counted
@@ -39,6 +39,8 @@ def check_set(folder: Path, nj: int = 1) -> tuple[list[str], set[str], str]:
     """All faults of one data set, its speakers, and what is in it in words."""
     if (folder / "layers.jsonl").is_file():
         return check_layered(folder, nj)
+    if any((folder / f"{name}.jsonl").is_file() for name in STEM_TABLES):
+        return check_stems(folder, nj)
     if not (folder / "wav.scp").is_file():
         return [f"{folder}: no data set here (wav.scp is missing); run the prepare stage"], set(), ""
     faults: list[str] = []
@@ -81,6 +83,29 @@ def check_layered(folder: Path, nj: int) -> tuple[list[str], set[str], str]:
         _header_fault, [(path, mix.sample_rate, mix.num_samples) for path, mix in files.items()], nj, folder.name
     )
     return [fault for fault in found if fault], set(), f"{len(mixes)} ready-made mixtures"
+
+
+def check_stems(folder: Path, nj: int) -> tuple[list[str], set[str], str]:
+    """The same of a set of stems: its one-shots and the files of its tracks are as long as the tables say."""
+    stems = read_stems(folder)
+    files = [(hit.path, hit.sample_rate, hit.num_samples) for hit in stems.oneshots]
+    longer = {path: track for track in stems.tracks for paths in track.stems.values() for path in paths}
+    found = parallel_map(_header_fault, files, nj, folder.name) + parallel_map(
+        _track_fault, [(path, track.sample_rate, track.num_samples) for path, track in longer.items()], nj, folder.name
+    )
+    described = f"{len(stems.performances)} performances on {len(stems.oneshots)} one-shots, {len(stems.tracks)} tracks"
+    return [fault for fault in found if fault], set(), described
+
+
+def _track_fault(wanted: tuple[str, int, int]) -> str | None:
+    path, sample_rate, num_samples = wanted
+    try:
+        rate, size, _ = audio.info(path)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    if rate == sample_rate and size >= num_samples:
+        return None
+    return f"{path}: {size} samples at {rate} Hz, the table says {num_samples} at {sample_rate} Hz; prepare it again"
 
 
 def _header_fault(wanted: tuple[str, int, int]) -> str | None:

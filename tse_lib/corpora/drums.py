@@ -16,6 +16,7 @@ another's recording of a hit.
 """
 
 import argparse
+import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError: naming files, lines, and the way out.
     """
+    if importlib.util.find_spec("mido") is None:
+        raise ValueError("MIDI files are read by mido, which is missing: pip install mido")
     midi = midi or root / "gmd_midi"
     shots, faults = read_shots(root, root / "oneshots.csv")
     plays, bad = read_performances(midi, midi / "info.csv", beat_only)
@@ -234,12 +237,10 @@ def read_hits(path: Path) -> Iterator[tuple[float, int, int]]:
     """(seconds, note, velocity) of every note that is struck in a MIDI file.
 
     Raises:
-        ValueError: it is no MIDI file, or mido is not installed.
+        ValueError: it is no MIDI file.
     """
-    try:
-        import mido
-    except ImportError:
-        raise ValueError("MIDI files are read by mido, which is missing: pip install mido") from None
+    import mido
+
     seconds = 0.0
     try:
         for message in mido.MidiFile(path):
