@@ -73,7 +73,8 @@ def main(argv: list[str]) -> int:
         return REQUEUE_EXIT
     if int(os.environ.get("RANK", "0")) == 0:
         took = f"{state.step} steps in {state.seconds:.0f} s"
-        print(f"{args.exp}: {took}; best SI-SDRi on {args.dev}: {state.best:.2f} dB")
+        measure = "SDR" if conf.simulation.source_names else "SI-SDRi"
+        print(f"{args.exp}: {took}; best {measure} on {args.dev}: {state.best:.2f} dB")
     return 0
 
 

@@ -163,7 +163,7 @@ def losses(run: Run, last: Line) -> list[str]:
 
 
 def scores(run: Run) -> list[str]:
-    found = points(run.valid, "si_sdri")
+    found = points(run.valid, run.chosen_by)
     if not run.valid:
         every = setting(run.conf, "valid_every")
         return [f"  no validation yet{f'; one every {every} steps' if every else ''}"] if run.train else []
@@ -171,9 +171,9 @@ def scores(run: Run) -> list[str]:
     if found and run.best:
         (step, score), (best_step, best) = found[-1], run.best
         where = "the best so far" if step == best_step else f"best {best:.2f} dB at step {best_step}"
-        label = "development SI-SDRi (dB)"
+        label = "development SDR (dB)" if run.chosen_by == "sdr" else "development SI-SDRi (dB)"
         lines.append(f"  {label:<24} {score:>10.2f}  {sparkline(found)}  at step {step}, {where}")
-    others = [key for key in keys_of(run.valid[-1:]) if key not in ("si_sdri", "si_sdr", "best")]
+    others = [key for key in keys_of(run.valid[-1:]) if key not in (run.chosen_by, "si_sdr", "best")]
     return lines + [
         f"  {key:<24} {number(run.valid[-1][key]):>10}  {sparkline(points(run.valid, key))}" for key in others
     ]
@@ -252,7 +252,7 @@ def warnings(run: Run, last: Line, now: float) -> list[str]:
             "the last steps that were logged had gradients that are not finite: is the learning rate too high?"
         )
     falls = 0
-    for (_, score), (_, following) in pairwise(points(run.valid, "si_sdri")):
+    for (_, score), (_, following) in pairwise(points(run.valid, run.chosen_by)):
         falls = falls + 1 if following < score else 0
     if falls >= FALLING:
         found.append(f"the development score has been falling for {falls} validations")

@@ -28,6 +28,7 @@ SHOWN_SHARE = 96.0  # percent of the values behind a smoothed line that the y ax
 TITLES = {
     "loss": "Loss",
     "si_sdri": "SI-SDRi on the development set (dB)",
+    "sdr": "SDR on the development set, mean of the stems (dB)",
     "si_sdr": "SI-SDR on the development set (dB)",
     "ta_attenuation_db": "Attenuation where the target is absent (dB)",
     "lr": "Learning rate",

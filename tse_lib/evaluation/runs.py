@@ -62,7 +62,12 @@ class Run:
     @property
     def best(self) -> tuple[int, float] | None:
         """Step and SI-SDRi in dB of the best validation."""
-        return max(points(self.valid, "si_sdri"), key=lambda point: point[1], default=None)
+        return max(points(self.valid, self.chosen_by), key=lambda point: point[1], default=None)
+
+    @property
+    def chosen_by(self) -> str:
+        """The score of validations that its checkpoint is chosen by: of stems, whose scores have it, the SDR."""
+        return "sdr" if any("sdr" in line for line in self.valid) else "si_sdri"
 
     def seconds_at(self, steps: Sequence[float]) -> list[float]:
         """Seconds of training until these steps, between the lines of the log."""

@@ -40,7 +40,7 @@ class State:
     teacher: nn.Module | None = None  # frozen, not in the checkpoint
     speakers: Sequence[str] = ()  # of the training set, as a classifier numbers them; not in the checkpoint
     step: int = 0
-    best: float = -math.inf  # SI-SDRi in dB of the EMA on the development set's present targets
+    best: float = -math.inf  # SI-SDRi (of stems SDR) in dB of the EMA on the development set's present targets
     patience: int = 0  # validations since the best
     alarms: dict[str, int] = field(default_factory=dict)  # reports in a row with the same warning
     interval: list[dict[str, Tensor]] = field(default_factory=list)  # this process's scalars since the last report
