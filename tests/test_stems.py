@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from tse_lib.config import Config, Sets, Stems, build
 from tse_lib.corpora import drums
 from tse_lib.corpora import stems as tracks_of
 from tse_lib.data.dataset import RenderedMixtures, collate
-from tse_lib.data.stems import StemMixtures
+from tse_lib.data.stems import StemMixtures, load_stems
 from tse_lib.manifest import Clip, Mixture, Stem, read_mixtures, read_stems, write_mixtures
-from tse_lib.simulation.stems import read_stem_corpus, render_stems, sample_stems, stem_set
+from tse_lib.simulation.stems import NOTES, read_stem_corpus, render_stems, sample_stems, stem_set
 
 pytest.importorskip("mido")
 STEMS, RATE = fake_drums.STEMS, fake_drums.RATE
+DRUMS = Path(__file__).resolve().parents[2] / "shared" / "data" / "drums"
 SIMULATION = {"stems": list(STEMS), "segment_s": 1.0, "peak_dbfs": [-12, -1]}
 
 
@@ -387,3 +389,21 @@ def test_validate_and_inspect_know_stems(data, tmp_path, capsys):
     conf.write_text(json.dumps({**experiment().model_dump(mode="json"), "schedule": {}, "curriculum": []}))
     assert main(["inspect", str(conf), "--data", str(data), "--out", str(tmp_path / "page")]) == 4
     assert "its mixtures are of stems" in capsys.readouterr().err
+
+
+@pytest.mark.corpus
+@pytest.mark.slow
+@pytest.mark.skipif(not DRUMS.is_dir(), reason=f"no drum corpus in {DRUMS}")
+def test_the_muldjord_kit_plays_the_groove_midi_dataset(tmp_path):
+    drums.prepare(DRUMS, tmp_path / "data", nj=1)
+    sets = {name: read_stems(tmp_path / "data" / name) for name in ("train", "dev", "test")}
+    assert [len(one.performances) for one in sets.values()] == [81, 9, 25]
+    assert [len(one.oneshots) for one in sets.values()] == [68, 32, 26]
+    conf = conf_of(stems=list(STEMS), segment_s=2.0)
+    corpus = read_stem_corpus([tmp_path / "data" / "test"], conf, 44100)
+    mixture = sample_stems(corpus, conf, 44100, 0, "test", "test-0")
+    rendered = load_stems(mixture)
+    assert rendered.mixture.shape == (2, 88200) and rendered.mixture.abs().max() > 0.2
+    struck = sum(len(one.hits) for one in sets["train"].performances)
+    known = sum(note in NOTES for one in sets["train"].performances for _, note, _ in one.hits)
+    assert known == struck  # no note of the drummers is lost
