@@ -113,8 +113,9 @@ CHUNKS = 16  # of the audio that activations' ranges are taken from
 def quantise(separator: Separator, path: Path, files: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """Write `network.int8.onnx`: convolutions in int8, static, with ranges from chunks of the given audio.
 
-    Weights are scaled channel by channel, activations tensor by tensor between their extremes (QDQ format); norms,
-    activation functions and the linear maps, a fiftieth of the work, stay in float32.
+    Weights are scaled channel by channel, activations tensor by tensor between their extremes (QDQ format). Norms,
+    activation functions, linear maps and 1x1 convolutions stay in float32: what goes into the latter was not normalised
+    before, spectra and sums of blocks, and a few loud places would leave no steps for the rest.
 
     Args:
         path: `network.onnx` of the same separator.
@@ -138,8 +139,10 @@ def quantise(separator: Separator, path: Path, files: Sequence[str]) -> tuple[Pa
     with temporary_for(out) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         prepared = str(Path(folder) / "prepared.onnx")
         preprocess(str(path), prepared, skip_symbolic_shape=True)
+        graph = imported("onnx").load(prepared).graph
         quantization.quantize_static(
             prepared, temporary, Pieces(used), quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[node.name for node in graph.node if kernel_of(node) == [1, 1]],
             per_channel=True, activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
         run = with_onnxruntime(Path(temporary), "int8")
@@ -149,6 +152,12 @@ def quantise(separator: Separator, path: Path, files: Sequence[str]) -> tuple[Pa
         digest = sha256_of(Path(temporary))
     write_yaml(out, digest, separator, report)
     return out, report
+
+
+def kernel_of(node: Any) -> list[int]:
+    """The size of a convolution's kernel; empty of other nodes."""
+    found = [list(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape"]
+    return found[0] if node.op_type == "Conv" else []
 
 
 class Pieces:

@@ -24,6 +24,8 @@ Run = Callable[[np.ndarray], np.ndarray]  # spectra (B, 2*C, F, L) -> (B, S*2*C,
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = {"float32": "network.onnx", "int8": "network.int8.onnx"}
+# What a backend takes beside weights for a byte that torch takes in float32: MDX23C, 1024 frames, at most.
+MEMORY = {"onnxruntime": 1.7, "openvino": 3.2}
 
 
 class Exported(Section):
@@ -73,11 +75,11 @@ def convert(model: nn.Module, precision: str, device: torch.device) -> None:
 
 
 class ExportedNetwork(nn.Module):
-    """An exported network in the place of torch's."""
+    """An exported network in the place of torch's; `memory` is what it takes for a byte of torch's."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, memory: float):
         super().__init__()
-        self.run = run
+        self.run, self.memory = run, memory
 
     def forward(self, spectra: Tensor) -> Tensor:
         return torch.from_numpy(self.run(spectra.numpy()))

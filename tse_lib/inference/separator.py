@@ -67,7 +67,9 @@ class Separator:
         if precision != "int8":
             network.refuse_slow(precision, self.device)
         network.network_of(self.model)
-        self.model.network = network.ExportedNetwork(network.BACKENDS[backend](path, precision))
+        self.model.network = network.ExportedNetwork(
+            network.BACKENDS[backend](path, precision), network.MEMORY[backend]
+        )
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -113,7 +115,8 @@ class Separator:
             chunk = torch.zeros(1, num_channels, num_samples)
         weight = next(self.model.network.parameters(), chunk)  # type: ignore[union-attr]
         network.network_of(model).to(weight.dtype)
-        return peak_bytes(model, chunk, [*model.parameters(), *model.buffers()])
+        told = peak_bytes(model, chunk, [*model.parameters(), *model.buffers()])
+        return round(told * getattr(self.model.network, "memory", 1))
 
     def separate(
         self,
