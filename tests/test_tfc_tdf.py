@@ -9,7 +9,7 @@ import torch
 from tse_lib.hub import complete, mdx23c
 from tse_lib.hub.names import to_published
 from tse_lib.models import build_model, tfc_tdf
-from tse_lib.models.presets import PRESETS
+from tse_lib.models.presets import PRESETS, cost_of
 from tse_lib.models.tfc_tdf import mirrored_to
 
 FIXTURES = Path(__file__).parent / "parity" / "fixtures"
@@ -116,3 +116,10 @@ def test_without_gradients_the_same_numbers_are_made_in_place_and_in_pieces(act,
     with torch.no_grad():
         in_place = model(wave)
     assert torch.equal(model(wave), in_place) and torch.equal(wave, kept)
+
+
+def test_all_of_its_work_is_counted():
+    """In the pieces that save memory convolutions are not called as modules, which counting listens to."""
+    params = {"n_fft": 1024, "hop_length": 512, "dim_f": 512, "num_channels": 16, "growth": 0, "num_scales": 3}
+    outermost = 5 * 9 * 16 * 16 * (44100 // 512) * 128  # the 3x3 convolutions of one block before and one after
+    assert cost_of("tfc_tdf", {**params, "num_blocks_per_scale": 1}, 44100)["gmac_per_s"] * 1e9 > outermost

@@ -257,7 +257,8 @@ def in_pieces(conv: nn.Module, x: Tensor) -> Tensor:
     """conv(x), a 3x3 one for a few frames at once: the same numbers in a fourth less memory, as processors copy what
     goes in and out into a layout of their own."""
     frames = x.shape[2]
-    if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or torch.compiler.is_compiling():
+    whole = torch.compiler.is_compiling() or bool(conv._forward_hooks)  # those who count its work want to see it
+    if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or whole:
         return conv(x)
     out = x.new_empty(len(x), conv.out_channels, *x.shape[2:])
     for begin in range(0, frames, PIECE):
