@@ -138,6 +138,7 @@ def test_a_weighting_and_mel_filters():
         ({"loss": [{"name": "pit", "weight": 1.0}]}, "stems have names"),
         ({"inference": {"source_names": ["a", "b", "c", "d", "e"]}}, "in this order"),
         ({"inference": {"stitch": True}}, "stitch"),
+        ({"loss": [{"name": "masked_mse", "weight": 1.0}], "train": {"batch_size": 1}}, "leaves nothing"),
         ({"simulation": {"whole": True}}, "segment_s"),
         ({"simulation": {"stems": ["kick", "snare"]}}, "num_sources 5, simulation.stems"),
     ],

@@ -83,6 +83,12 @@ def build_objective(conf: Config, learned: UncertaintyWeights | None = None) -> 
     ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
     if not ever_absent and any(term.when == "absent" for term in conf.loss):
         raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
+    masked = [term for term in conf.loss if term.name == "masked_mse" and term.params.get("coarse", True)]
+    if masked and conf.train.batch_size < 2 * distributed.world_size():
+        raise ValueError(
+            f"loss: masked_mse leaves the worst item of each process's batch out; train.batch_size "
+            f"{conf.train.batch_size} of {distributed.world_size()} process(es) leaves nothing, take twice as many"
+        )
     if conf.simulation.source_names:
         orderless = [term.name for term in conf.loss if term.name in OF_ANY_ORDER]
         if orderless:
