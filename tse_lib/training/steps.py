@@ -87,7 +87,8 @@ def build_objective(conf: Config, learned: UncertaintyWeights | None = None) -> 
     if masked and conf.train.batch_size < 2 * distributed.world_size():
         raise ValueError(
             f"loss: masked_mse leaves the worst item of each process's batch out; train.batch_size "
-            f"{conf.train.batch_size} of {distributed.world_size()} process(es) leaves nothing, take twice as many"
+            f"{conf.train.batch_size} of {distributed.world_size()} process(es) leaves nothing; at least "
+            f"{2 * distributed.world_size()}"
         )
     if conf.simulation.source_names:
         orderless = [term.name for term in conf.loss if term.name in OF_ANY_ORDER]
