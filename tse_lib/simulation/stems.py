@@ -6,6 +6,7 @@ recording, by velocity, among near ranks; levels, channels, polarity. Every draw
 
 import functools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -253,8 +254,13 @@ def _num_heard(origin: Performance | Track, begin: float, seconds: float, stems:
     if isinstance(origin, Track):
         first, last = int(begin / ACTIVITY_BLOCK_S), math.ceil((begin + seconds) / ACTIVITY_BLOCK_S)
         return sum("1" in origin.activity[stem][first:last] for stem in stems)
-    struck = {_stem_of(note) for time, note, _ in origin.hits if begin <= time < begin + seconds}
+    struck = {_stem_of(note) for _, note, _ in origin.hits[slice(*_between(origin, begin, begin + seconds))]}
     return len(struck & set(stems))
+
+
+def _between(origin: Performance, begin: float, end: float) -> tuple[int, int]:
+    """The places of the hits in the order of their times."""
+    return bisect_left(origin.hits, (begin,)), bisect_left(origin.hits, (end,))
 
 
 def _stems_in(origin: Performance | Track) -> list[str]:
@@ -286,10 +292,11 @@ def _played(
 ) -> tuple[Clip, ...]:
     """The hits of a stem from `begin` on, and those before that still sound then, on the instruments of a kit."""
     longest = kit.longest_s / min(1.0, conf.speed[0])
+    first, end = _between(origin, begin - longest, begin + seconds)
     hits = [
         (number, time - begin, note, velocity)
-        for number, (time, note, velocity) in enumerate(origin.hits)
-        if _stem_of(note) == stem and begin - longest < time < begin + seconds
+        for number, (time, note, velocity) in enumerate(origin.hits[first:end], first)
+        if _stem_of(note) == stem
     ]
     clips = []
     for place, (number, time, note, velocity) in enumerate(hits):
