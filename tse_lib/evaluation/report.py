@@ -203,6 +203,7 @@ def training_section(exp: Path) -> str:
     figures = []
     for title, log, key, note in (
         ("Loss", steps, "loss", "On training mixtures, as logged."),
+        ("SDR on the development set, mean of the stems (dB)", checks, "sdr", "Each dot a validation."),
         ("SI-SDRi on the development set (dB)", checks, "si_sdri", "Each dot a validation."),
         ("Learning rate", steps, "lr", ""),
     ):
@@ -254,7 +255,7 @@ def choose_examples(
 def of_each_stem(present: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Of each stem the median one, where it is heard."""
     chosen = {}
-    for name in dict.fromkeys(line["stem"] for line in present):
+    for _, name in sorted({(line["source"], line["stem"]) for line in present}):
         own = [line for line in present if line["stem"] == name and line["usdr"] is not None]
         own.sort(key=lambda line: (line["usdr"], line["mix_id"]))
         chosen[name] = own[len(own) // 2 :][:1]
