@@ -25,7 +25,6 @@ of the difference from the baseline to the baseline where both have a value.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,7 +39,7 @@ import numpy as np
 import soundfile
 import torch
 from rival_loops import LOOPS, compute_as_published
-from separation_memory import write_full
+from separation_memory import peak_mib_of, write_full
 from torch import Tensor, nn
 
 import tse_lib
@@ -103,6 +102,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="256 frames, one round, three engines")
     parser.add_argument("--small", help="a trained network: what the switches do to its separations")
     parser.add_argument("--set", type=Path, help="rendered mixtures of stems for --small, as egs/drums/sep1/data/test")
+    parser.add_argument("--mixtures", type=int, default=12, help="of the set, the first so many (default: 12)")
     parser.add_argument("--engine", help=argparse.SUPPRESS)  # this process is one side
     parser.add_argument("--model", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -113,7 +113,7 @@ def main() -> None:
     wanted = {BASELINE, *(args.only or (QUICK if args.quick else ENGINES))}
     names = [name for name in ENGINES if name in wanted and runs_on(args.device, name)]
     if args.small:
-        for line in qualities(args.small, args.set, names):
+        for line in qualities(args.small, args.set, names, args.mixtures):
             print(json.dumps(line), flush=True)
         return
     frames, rounds = (256, 1) if args.quick else (args.frames, args.rounds)
@@ -248,8 +248,8 @@ def chunk_seconds(args: argparse.Namespace) -> dict[str, Any]:
     noise = 0.1 * torch.randn(2, chunk * (2 + batch_size // 4), generator=torch.manual_seed(0)).to(args.device)
     with suppress(Enough):
         run_loop(engine.loop, network, noise, chunk, "8", batch_size)
-    memory = torch.cuda.max_memory_allocated() // 1024 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"chunk_s": (network.ends[1] - network.ends[0]) / batch_size, "peak_mib": memory // 1024}
+    peak_mib = torch.cuda.max_memory_allocated() // 2**20 if on_gpu else peak_mib_of("self")
+    return {"chunk_s": (network.ends[1] - network.ends[0]) / batch_size, "peak_mib": peak_mib}
 
 
 @torch.no_grad()
@@ -282,12 +282,13 @@ def count_chunks(loop: str, chunk: int, overlap: str) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------------ quality
 
 
-def qualities(small: str, folder: Path, names: list[str]) -> list[dict[str, Any]]:
+def qualities(small: str, folder: Path, names: list[str], count: int) -> list[dict[str, Any]]:
     """A line for each engine and overlap: what a trained network's separations of a set are worth."""
     own = tse_lib.load(small)
     chunk, found = round(own.conf.inference.chunk_s * RATE), dict[str, list[tuple[list[float], float]]]()
     cases = cases_of(names)
-    items = RenderedMixtures(str(folder), RATE)
+    rendered = RenderedMixtures(str(folder), RATE)
+    items = [rendered[number] for number in range(min(count, len(rendered)))]
     with tempfile.TemporaryDirectory() as temporary:
         packed = Path(temporary) / "model"
         write_packed(packed, own.model.state_dict(), own.conf, "")

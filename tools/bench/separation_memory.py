@@ -10,11 +10,12 @@ process, `told_mib` that it said before it began (for a chunk, beside weights an
 
 import argparse
 import json
-import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,24 +70,38 @@ def measure(model: str, rate: int, minutes: float, options: list[str], folder: P
         for first in range(0, size, 1 << 20):
             file.write(0.1 * generator.standard_normal((min(1 << 20, size - first), 2)))
     words = ["separate", str(song), "--model", model, "-o", str(folder / "out"), "--device", "cpu", *options]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tse_lib.bin.main", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout
-    told = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    log, peak, before = folder / "log", 0, resource.getrusage(resource.RUSAGE_CHILDREN)
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tse_lib.bin.main", *words], stdout=file, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None:
+            peak = max(peak, peak_mib_of(process.pid))
+            time.sleep(0.1)
+    if process.returncode:
         raise SystemExit(f"tse {' '.join(words)} failed")
+    told, usage = log.read_text(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
     found = re.search(r"memory: about ([\d,]+) MiB", told)
     return {
         "bench": "separation_memory",
         "case": f"{Path(model).name}, {minutes:g} min of stereo {' '.join(options)}".strip(),
-        "peak_mib": round(usage.ru_maxrss / 1024),
+        "peak_mib": peak,
         "told_mib": int(found[1].replace(",", "")) if found else None,
-        "cpu_s_per_s": round((usage.ru_utime + usage.ru_stime) / (minutes * 60), 3),
+        "cpu_s_per_s": round(cpu_s / (minutes * 60), 3),
         "device": machine()["cpu"],
         "versions": {"torch": torch.__version__},
     }
+
+
+def peak_mib_of(pid: int | str) -> int:
+    """The most resident memory so far, 0 of a process that ended. `ru_maxrss` would count the parent's, too."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) // 1024 if found else 0
 
 
 if __name__ == "__main__":
