@@ -17,6 +17,7 @@ from tse_lib.losses.spectral import multi_resolution_stft
 
 FIXTURE = json.loads((Path(__file__).parent / "parity" / "fixtures" / "hifi_tse_losses.json").read_text())
 TINY = {"resolutions": ((16, 12, 5), (32, 24, 12))}  # of STFTs of signals that are short enough for finite differences
+TINY_MEL = {**TINY, "sample_rate": 8000, "num_mels": 5}
 CASES = [  # (name, options): every loss, every option
     ("neg_si_sdr", {}),
     ("neg_si_sdr", {"zero_mean": False}),
@@ -35,6 +36,14 @@ CASES = [  # (name, options): every loss, every option
     ("pit", {"loss": {"name": "neg_snr", "params": {"max_db": 12.0}}}),
     ("mixit", {}),
     ("mixit", {"loss": "l1"}),
+    ("neg_snr_or_silence", {}),
+    ("neg_snr_or_silence", {"max_db": 12.0, "silent_max_db": 20.0}),
+    ("relative_error", {}),
+    ("relative_error", {"floor_db": 3.0}),
+    ("masked_mse", {}),
+    ("masked_mse", {"q": 0.4, "coarse": False}),
+    ("multi_resolution_mel", TINY_MEL),
+    ("multi_resolution_mel", {**TINY_MEL, "weighted": False}),
     ("energy", {}),
     ("attenuation", {}),
 ]
@@ -95,11 +104,11 @@ def np_multi_scale(e, t, windows, zero_mean=True):
     return np.mean(scales)
 
 
-def np_stft(x, n_fft, window_length, hop):
+def np_stft(x, n_fft, window_length, hop, mode="reflect"):
     window = np.zeros(n_fft)
     start = (n_fft - window_length) // 2
     window[start : start + window_length] = [math.sin(math.pi * n / window_length) ** 2 for n in range(window_length)]
-    x = np.pad(x, n_fft // 2, mode="reflect")
+    x = np.pad(x, n_fft // 2, mode=mode)
     return np.stack([np.fft.rfft(window * x[at : at + n_fft]) for at in range(0, len(x) - n_fft + 1, hop)])
 
 
@@ -126,6 +135,67 @@ def np_multi_resolution(estimate, target, resolutions, batch_wide=False):
         convergence = np.sqrt(((t - e) ** 2).sum(axes) / (t**2).sum(axes))
         values.append((convergence + np.abs(np.log((t + 1e-8) / (e + 1e-8))).mean((1, 2, 3))) / 2)
     return np.mean(values, 0)
+
+
+def np_neg_snr_or_silence(e, t, max_db=30.0, silent_max_db=10.0):
+    """Of one item (S, C, T)."""
+    values = []
+    for a, b in zip(e, t, strict=True):
+        heard = np.sum(b**2) > 1e-6 * np.sum(t.sum(0) ** 2)
+        power, least = (np.sum(b**2), max_db) if heard else (np.sum(t.sum(0) ** 2), silent_max_db)
+        values.append(10 * math.log10(np.sum((a - b) ** 2) / power + 10 ** (-least / 10)))
+    return np.mean(values)
+
+
+def np_relative_error(e, t, floor_db=-10.0):
+    """Of one item (S, C, T)."""
+    mixture = t.sum(0)
+    floor = 10 ** (floor_db / 10) * max(np.sum(mixture**2), 1e-6 * mixture.size)
+    return np.mean([np.sum((a - b) ** 2) / max(np.sum(b**2), floor) for a, b in zip(e, t, strict=True)])
+
+
+def np_masked_mse(estimate, target, q=0.95, coarse=True):
+    """Of the whole batch, source by source."""
+    errors = (estimate - target) ** 2
+    errors = errors.mean((2, 3))[..., None] if coarse else errors.reshape(*errors.shape[:2], -1)
+    kept = [np.where(one < np.quantile(one, q), one, 0) for one in errors.swapaxes(0, 1)]
+    return np.mean([one.mean(1) for one in kept], 0)
+
+
+def np_mel_bank(sample_rate, n_fft, num_mels, weighted):
+    """Triangle by triangle, Slaney's scale by the inverse of its formula."""
+
+    def hertz(mel):
+        return 200 * mel / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+    def a_curve(f):
+        low, high = 20.598997**2, 12194.217**2
+        tops = high * f**4 / ((f**2 + low) * (f**2 + high))
+        return tops / math.sqrt((f**2 + 107.65265**2) * (f**2 + 737.86223**2))
+
+    top = 15 + 27 * math.log(sample_rate / 2000) / math.log(6.4)
+    edges = [hertz(top * number / (num_mels + 1)) for number in range(num_mels + 2)]
+    bins = [sample_rate * number / n_fft for number in range(n_fft // 2 + 1)]
+    gains = [a_curve(f) / a_curve(1000) if weighted else 1 for f in bins]
+    bank = np.zeros((num_mels, len(bins)))
+    for row, (left, peak, right) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+        for column, f in enumerate(bins):
+            height = (f - left) / (peak - left) if f < peak else (right - f) / (right - peak)
+            bank[row, column] = max(0, height) * 2 / (right - left) * gains[column]
+    return bank
+
+
+def np_multi_resolution_mel(e, t, resolutions, sample_rate, num_mels, weighted=True):
+    """Of one item (S, C, T)."""
+    values = []
+    for resolution in resolutions:
+        bank = np_mel_bank(sample_rate, resolution[0], num_mels, weighted)
+        for a, b in zip(rows(e), rows(t), strict=True):
+            ours, theirs = (bank @ np.maximum(np.abs(np_stft(x, *resolution, mode="constant")), 1e-4).T for x in (a, b))
+            convergence = np.linalg.norm(theirs - ours) / np.linalg.norm(theirs)
+            logs = np.log(np.maximum(theirs, 1e-8)) - np.log(np.maximum(ours, 1e-8))
+            values.append(convergence + np.abs(logs).mean())
+    return np.mean(values)
 
 
 def np_pit(e, t, inner):
@@ -167,6 +237,9 @@ SECOND = {  # of one item (S, C, T); the inner loss of `pit` and `mixit` is look
     "phase_sensitive": np_phase_sensitive,
     "l1": np_l1,
     "mixture_consistency": lambda e, t: np_l1(e.sum(0), t.sum(0)),
+    "neg_snr_or_silence": np_neg_snr_or_silence,
+    "relative_error": np_relative_error,
+    "multi_resolution_mel": np_multi_resolution_mel,
     "energy": lambda e, t: max(0, np_db(e) + 30),
     "attenuation": lambda e, t: max(0, 10 * math.log10(np.mean(e**2) / np.mean(t**2) + 1e-8) + 40),
 }
@@ -176,6 +249,8 @@ def second(name, params, estimate, target):
     estimate, target = estimate.numpy(), target.numpy()
     if name == "multi_resolution_stft":
         return np_multi_resolution(estimate, target, **params)
+    if name == "masked_mse":
+        return np_masked_mse(estimate, target, **params)
     if name in ("pit", "mixit"):
         inner = params.get("loss", "neg_si_sdr" if name == "pit" else {"name": "neg_snr", "params": {"max_db": 30.0}})
         inner = {"name": inner} if isinstance(inner, str) else inner

@@ -135,17 +135,15 @@ def test_what_is_no_longer_than_a_chunk_is_one_chunk(tse, monkeypatch):
     forward = torch.nn.Module.__call__
 
     def counted(module, *args, **kwargs):
-        if type(module).__name__ == "TFCTDFNetwork":
+        if type(module).__name__ == "TFCTDFNetwork" and args[0].device.type != "meta":  # by which memory is told
             calls.append(len(args[0]))
         return forward(module, *args, **kwargs)
 
     monkeypatch.setattr(torch.nn.Module, "__call__", counted)
-    for name, probes in (("short", 2), ("longer", 2)):
+    for name in ("short", "longer"):
         calls.clear()
         assert tse(f"{name}.wav", "--overlap_count", "8")[0] == 0
-        assert (sum(calls) - probes == 1) == (name == "short"), (
-            calls
-        )  # the estimate of memory runs two parts of a chunk
+        assert (sum(calls) == 1) == (name == "short"), calls
 
 
 def test_more_than_two_channels_are_refused(tse):

@@ -125,7 +125,7 @@ def test_a_weighting_and_mel_filters():
     bank = mel_bank(44100, 2048, 128)
     assert bank.shape == (128, 1025) and (bank >= 0).all()
     areas = bank.sum(1) * 44100 / 2048
-    torch.testing.assert_close(areas[40:], torch.ones(88), atol=0.05, rtol=0)
+    torch.testing.assert_close(areas[40:], torch.ones(88, dtype=torch.float64), atol=0.05, rtol=0)
     assert (bank.argmax(1).diff() >= 0).all() and bank[-1].nonzero().max() >= 1023
 
 

@@ -70,7 +70,7 @@ def mel_bank(sample_rate: int, n_fft: int, num_mels: int) -> Tensor:
     """Triangles on Slaney's mel scale, each of area 1 Hz, from 0 Hz to half the rate: (M, n_fft // 2 + 1).
 
     The scale is linear up to 1 kHz (15 mel) and then logarithmic, 27 mel to a factor of 6.4 (M. Slaney, "Auditory
-    toolbox", 1998); these are the defaults of librosa's mel filters.
+    toolbox", 1998); these are the defaults of librosa's mel filters. In double precision.
     """
     step = math.log(6.4) / 27
     top = 15 + math.log(sample_rate / 2 / 1000) / step if sample_rate > 2000 else sample_rate / 2 * 3 / 200
@@ -80,4 +80,4 @@ def mel_bank(sample_rate: int, n_fft: int, num_mels: int) -> Tensor:
     rise = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
     triangles = torch.minimum(rise, fall).clamp_min(0)
-    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).float()
+    return triangles * (2 / (edges[2:] - edges[:-2]))[:, None]

@@ -100,7 +100,8 @@ def multi_resolution_mel(
         spectra = torch.stft(waves, n_fft, hop_length, win_length, window, pad_mode="constant", return_complex=True)
         power = spectra.real.square() + spectra.imag.square()
         bank = _bank(sample_rate, n_fft, num_mels, weighted).to(both)
-        mels = bank @ power.clamp_min(MAGNITUDE_FLOOR**2).sqrt()  # a root has no gradient at 0
+        with torch.autocast(both.device.type, enabled=False):
+            mels = bank @ power.clamp_min(MAGNITUDE_FLOOR**2).sqrt()  # a root has no gradient at 0
         least = (bank.sum(1) * MAGNITUDE_FLOOR)[:, None]
         ours, theirs = mels.unflatten(0, both.shape[:3])  # (B, S*C, M, L) each
         heard = (theirs > 1.001 * least).flatten(2).any(2)
@@ -114,4 +115,4 @@ def multi_resolution_mel(
 @functools.lru_cache(maxsize=16)
 def _bank(sample_rate: int, n_fft: int, num_mels: int, weighted: bool) -> Tensor:
     bank = mel_bank(sample_rate, n_fft, num_mels)
-    return bank * a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate)) if weighted else bank
+    return bank * a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate, dtype=bank.dtype)) if weighted else bank
