@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from tse_lib import audio
 from tse_lib.allocator import keep_freed_memory
-from tse_lib.config import Config, Simulation, given_dim_of, simulation_at
+from tse_lib.config import Config, Layers, Simulation, Stems, given_dim_of, simulation_at
 from tse_lib.dsp.resample import resample
 from tse_lib.manifest import Mixture, Response, Source, audio_path, read_embeddings, read_mixtures
 from tse_lib.rng import rng
@@ -128,6 +128,15 @@ def refuse_other_speed(simulation: object) -> None:
         raise ValueError("simulation.speed: embeddings are of utterances as they are; speed: 1, or speed_enroll: false")
 
 
+def of_one_length(conf: Config, step: int) -> Simulation | Layers | Stems:
+    """How the mixtures of a step are drawn, with the length that all of them have."""
+    now = simulation_at(conf, step)
+    if now.segment_s[0] < now.segment_s[1]:
+        length = float(rng(conf.seed, "train", "segment_s", step).uniform(*now.segment_s))
+        now = now.model_copy(update={"segment_s": (length, length)})
+    return now
+
+
 class DrawnMixtures(Dataset):
     """Endless training mixtures: item i belongs to optimizer step i // (batch_size * accumulate).
 
@@ -153,11 +162,8 @@ class DrawnMixtures(Dataset):
     def simulation(self, step: int) -> Simulation:
         """How the mixtures of a step are drawn; they have one length, so that none is padded."""
         if step != self._step:
-            now = simulation_at(self.conf, step)
+            now = of_one_length(self.conf, step)
             assert isinstance(now, Simulation)
-            if now.segment_s[0] < now.segment_s[1]:
-                length = float(rng(self.conf.seed, "train", "segment_s", step).uniform(*now.segment_s))
-                now = now.model_copy(update={"segment_s": (length, length)})
             self._step, self._simulation = step, now
         return self._simulation
 

@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tse_lib import audio
-from tse_lib.config import Config, Stems, simulation_at
+from tse_lib.config import Config, Stems
+from tse_lib.data.dataset import ATTEMPTS, of_one_length
 from tse_lib.manifest import Clip, Mixture
-from tse_lib.rng import rng
 from tse_lib.simulation.stems import RenderedStems, StemCorpus, render_stems, sample_stems
 
-ATTEMPTS = 10  # draws for one item before giving up, where files cannot be read
 CACHED_SAMPLES = 1 << 19  # of one-shots that are kept as they are read; tracks are longer than their crops
 
 
@@ -80,11 +79,8 @@ class StemMixtures(Dataset):
     def simulation(self, step: int) -> Stems:
         """How the mixtures of a step are drawn; they have one length, so that none is padded."""
         if step != self._step:
-            now = simulation_at(self.conf, step)
+            now = of_one_length(self.conf, step)
             assert isinstance(now, Stems)
-            if now.segment_s[0] < now.segment_s[1]:
-                length = float(rng(self.conf.seed, "train", "segment_s", step).uniform(*now.segment_s))
-                now = now.model_copy(update={"segment_s": (length, length)})
             self._step, self._simulation = step, now
         return self._simulation
 
