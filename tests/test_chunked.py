@@ -50,7 +50,7 @@ def all_ways(test):
     return pytest.mark.parametrize(("overlap_count", "crossfade"), ways)(test)
 
 
-@pytest.mark.parametrize("window", ["hann", "flat"])
+@pytest.mark.parametrize("window", ["hann", "flat", "trapezoid"])
 @all_ways
 @pytest.mark.parametrize("size", LENGTHS)
 def test_sources_without_context_come_out_as_if_uncut(size, overlap_count, crossfade, window):
@@ -129,6 +129,14 @@ def test_blocks_come_out_as_soon_as_they_are_done(overlap_count, crossfade):
     for block in infer_blocks(Halves(), blocks(), None, wanted, 1):
         held, done = max(held, read - done), done + block.shape[-1]
     assert done == 10000 and held <= 3 * CHUNK
+
+
+def test_the_ends_of_a_trapezoid_count_less():
+    shape = window_of(100, 50, "trapezoid")
+    rise = [0.05 + 0.1 * place for place in range(10)]
+    assert shape.tolist() == pytest.approx([*rise, *[1.0] * 80, *reversed(rise)])
+    tile = window_of(100, 88, "trapezoid")  # neighbours share 12
+    assert tile[12:88].unique().tolist() == [1.0] and torch.allclose(tile[:12] + tile[88:], torch.ones(12).double())
 
 
 @pytest.mark.parametrize("window", ["hann", "flat"])

@@ -38,6 +38,7 @@ CASES = [  # (name, options): every loss, every option
     ("mixit", {"loss": "l1"}),
     ("neg_snr_or_silence", {}),
     ("neg_snr_or_silence", {"max_db": 12.0, "silent_max_db": 20.0}),
+    ("neg_snr_or_silence", {"silent_db": 3.0}),
     ("relative_error", {}),
     ("relative_error", {"floor_db": 3.0}),
     ("masked_mse", {}),
@@ -137,11 +138,11 @@ def np_multi_resolution(estimate, target, resolutions, batch_wide=False):
     return np.mean(values, 0)
 
 
-def np_neg_snr_or_silence(e, t, max_db=30.0, silent_max_db=10.0):
+def np_neg_snr_or_silence(e, t, max_db=30.0, silent_max_db=10.0, silent_db=-60.0):
     """Of one item (S, C, T)."""
     values = []
     for a, b in zip(e, t, strict=True):
-        heard = np.sum(b**2) > 1e-6 * np.sum(t.sum(0) ** 2)
+        heard = np.sum(b**2) > 10 ** (silent_db / 10) * np.sum(t.sum(0) ** 2)
         power, least = (np.sum(b**2), max_db) if heard else (np.sum(t.sum(0) ** 2), silent_max_db)
         values.append(10 * math.log10(np.sum((a - b) ** 2) / power + 10 ** (-least / 10)))
     return np.mean(values)

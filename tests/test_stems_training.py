@@ -2,13 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from tests.test_stems import RATE, STEMS, data, experiment  # noqa: F401  (a fixture)
-from tse_lib import audio, load
+from tse_lib import audio, checkpoint, load
 from tse_lib.bin.main import main
 from tse_lib.bin.render import write_rendered
 from tse_lib.config import Sets, build
@@ -75,6 +77,16 @@ def test_snr_of_what_is_heard_and_level_of_what_is_silent():
     estimate.requires_grad_()
     (gradient,) = torch.autograd.grad(neg_snr_or_silence(estimate, target).sum(), estimate)
     assert gradient.isfinite().all() and gradient[:, 3].abs().sum() > 0
+
+
+def test_a_quiet_stem_may_be_called_silent():
+    target, _ = signals()
+    target[:, 3] = 0.01 * target[:, 0]
+    estimate = target.clone()
+    estimate[:, 3] = 2 * target[:, 3]  # twice as loud as it should be
+    heard, silent = (neg_snr_or_silence(estimate, target, silent_db=db) for db in (-60.0, -25.0))
+    assert (heard > silent + 2.4).all()  # an error of 0 dB of four sources, or one of -40 dB, which is all but right
+    assert silent.tolist() == pytest.approx([-(3 * 30 + 10) / 4] * 3, abs=0.01)
 
 
 def test_relative_error_of_loud_quiet_and_silent_stems():
@@ -240,6 +252,26 @@ def test_a_student_learns_its_teachers_outputs_in_their_order(data, dev_dir, tmp
     train(student, corpus_of(data), str(dev_dir), tmp_path / "student", CPU)
     line = json.loads((tmp_path / "student/log/train.jsonl").read_text().splitlines()[-1])
     assert line["soft"] == pytest.approx(-30, abs=1.5) or line["soft"] < 0  # the same weights: as near as it can be
+
+
+@pytest.mark.slow
+def test_two_processes_learn_stems_as_one_does(data, dev_dir, tmp_path):  # noqa: F811
+    """4 steps of 4 mixtures: the same losses but for rounding, and the same score on dev."""
+    for name, source in (("train", data / "train"), ("dev", dev_dir)):
+        (tmp_path / name).symlink_to(source)
+    logs, best = [], []
+    for nproc in (1, 2):
+        values = {"max_steps": 4, "valid_every": 4, "batch_size": 4, "log_every": 1}
+        conf, exp = tmp_path / f"{nproc}.yaml", tmp_path / f"exp{nproc}"
+        wanted = experiment(train=values).model_dump(mode="json")
+        conf.write_text(json.dumps({**wanted, "schedule": {}, "curriculum": []}))
+        words = ["train", "--conf", conf, "--data", tmp_path, "--exp", exp, "--device", "cpu", "--threads", "1"]
+        command = [sys.executable, "-m", "tse_lib.bin.main", *map(str, words), "--nproc", str(nproc)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        logs.append([json.loads(line)["loss"] for line in (exp / "log/train.jsonl").read_text().splitlines()])
+        best.append(checkpoint.load(exp / "last.pt")["best"])
+    assert len(logs[0]) == 4 and logs[1] == pytest.approx(logs[0], rel=1e-4)
+    assert best[1] == pytest.approx(best[0], abs=1e-2)
 
 
 def test_training_on_what_it_is_chosen_by_is_refused(data, dev_dir, tmp_path, capsys):  # noqa: F811

@@ -506,7 +506,10 @@ class Inference(Section):
         0.0, ge=0, lt=0.5, description="share of a chunk that it has in common with the next one at overlap_count 1"
     )
     batch_size: int = Field(1, gt=0)
-    window: Literal["hann", "flat"] = Field("hann", description="chunks are cross-faded, or their plain mean is taken")
+    window: Literal["hann", "flat", "trapezoid"] = Field(
+        "hann",
+        description="chunks are cross-faded, or their plain mean is taken; trapezoid: plain but near their ends",
+    )
     # of separators
     stitch: bool = Field(True, description="sources come in any order, chunk by chunk; false: always in the same")
     level: Literal["mixture", "model"] = Field(

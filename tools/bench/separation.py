@@ -257,8 +257,8 @@ def run_loop(loop: str, network: nn.Module, song: Tensor, chunk: int, overlap: s
     """(C, L) -> (S, C, L)."""
     if loop != "ours":
         return LOOPS[loop](network, song, chunk, int(overlap))
-    values = {"chunk_s": chunk / RATE, "stitch": False, "level": "model", "batch_size": batch_size}
-    settings = Inference(**values, **OVERLAPS[overlap])
+    values = {"chunk_s": chunk / RATE, "batch_size": batch_size, "stitch": False, "level": "model"}
+    settings = Inference(**values, window="trapezoid", **OVERLAPS[overlap])
     return torch.cat(list(infer_blocks(network, song.split(1 << 18, -1), None, settings, RATE)), -1)
 
 

@@ -36,6 +36,7 @@ MODEL: Options = {
 }
 AUDIO = {"num_channels": "audio_channels", "n_fft": "n_fft", "hop_length": "hop_length", "dim_f": "dim_f"}
 SAMPLE_RATE = 44100
+FIXED = {"stitch": False, "level": "model", "window": "trapezoid"}  # of `inference`, whatever the YAML says
 
 BLOCK = {"tfc1.norm.*": "tfc1.0.*", "tfc1.conv.*": "tfc1.2.*", "squeeze.norm.*": "tdf.0.*", "squeeze.conv.*": "tdf.2.*",
          "expand.norm.*": "tdf.3.*", "expand.conv.*": "tdf.5.*", "tfc2.norm.*": "tfc2.0.*", "tfc2.conv.*": "tfc2.2.*",
@@ -105,7 +106,7 @@ def recognise(source: Source) -> bool:
 
 def read(source: Source, given: Given) -> Found:
     if given.model:
-        return Found(*given.model, source.tensors, "MDX23C", {"stitch": False, "level": "model"})
+        return Found(*given.model, source.tensors, "MDX23C", FIXED)
     if source.config is None:
         raise ValueError(
             f"{source.name}: what it separates and at what sizes is not in it; --config with the YAML that was "
@@ -118,9 +119,8 @@ def read(source: Source, given: Given) -> Found:
     inference = {
         "chunk_s": chunk / rate,
         "overlap_count": int(source.config.get("inference", {}).get("num_overlap", 4)),
-        "stitch": False,
-        "level": "model",
         "source_names": names,
+        **FIXED,
     }
     return Found("tfc_tdf", params, rate, source.tensors, f"MDX23C ({', '.join(names)}); {told}", inference)
 

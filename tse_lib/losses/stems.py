@@ -15,12 +15,14 @@ from torch import Tensor
 from tse_lib.dsp.filters import a_weighting, mel_bank
 
 FLOOR = 1e-8  # of every energy
-SILENT = 1e-6  # of the mixture's energy: a source 60 dB below it is silent
+SILENT = 1e-6  # of full scale: the least energy a sample of a mixture counts
 MEL_RESOLUTIONS = ((1024, 1024, 256), (2048, 2048, 512), (8192, 8192, 2048))  # n_fft, win_length, hop_length
 MAGNITUDE_FLOOR = 1e-4  # -80 dB of a full scale constant over one sample, as auraloss's
 
 
-def neg_snr_or_silence(estimate: Tensor, target: Tensor, max_db: float = 30.0, silent_max_db: float = 10.0) -> Tensor:
+def neg_snr_or_silence(
+    estimate: Tensor, target: Tensor, max_db: float = 30.0, silent_max_db: float = 10.0, silent_db: float = -60.0
+) -> Tensor:
     """Negative SNR in dB of sources that are heard, and of those that are silent how loud the estimate is.
 
     (B, S, C, T), (B, S, C, T) -> (B,), the mean over sources, each over all its channels. With x the sum of the targets
@@ -29,13 +31,14 @@ def neg_snr_or_silence(estimate: Tensor, target: Tensor, max_db: float = 30.0, s
     does not depend on e, and with tau_0 = tau). They are at their best -max_db and -silent_max_db.
 
     tau_0 is larger here: at 30 dB both, a tiny estimate of what is silent costs more than a good one of what is heard
-    gains, and a small network puts out nothing at all (docs/losses.md).
+    gains, and a small network puts out nothing at all (docs/losses.md). For the same reason a target may be called
+    silent that is merely quiet: `silent_db` is the level, relative to the mixture, up to which it is.
     """
     mixture = target.sum(1).square().flatten(1).sum(1, keepdim=True).clamp_min(FLOOR)  # (B, 1)
     signal, distortion = (x.square().flatten(2).sum(2) for x in (target, target - estimate))  # (B, S)
-    heard = signal > SILENT * mixture
+    heard = signal > 10 ** (silent_db / 10) * mixture
     reference = torch.where(heard, signal, mixture).clamp_min(FLOOR)
-    tau = torch.where(heard, 10 ** (-max_db / 10), 10 ** (-silent_max_db / 10))
+    tau = torch.full_like(reference, 10 ** (-max_db / 10)).masked_fill(~heard, 10 ** (-silent_max_db / 10))
     return (10 * torch.log10(distortion / reference + tau)).mean(1)
 
 
