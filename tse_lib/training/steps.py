@@ -7,6 +7,7 @@ batches and processes (`counts`). So accumulation and the number of processes ch
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -202,7 +203,8 @@ def supervised_step(state: State, run: Run, batches: list[Batch], counts: dict[s
 def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
     """The conf's losses, the SI-SDR to a teacher's estimate, and the distance of features to the teacher's.
 
-    Of stems it is the SNR to the teacher's, output by output, and of those that it hears nothing of their level.
+    Of stems it is the SNR to the teacher's, output by output, and of those that it puts out 25 dB below all together,
+    which are leaks, their level.
     Present targets have soft targets; the output of a teacher for an absent one is hardly a signal.
     """
     distill, teacher, projections = run.conf.train.distill, state.teacher, state.parts.get("projections")
@@ -217,7 +219,7 @@ def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str,
         loss, shares = run.objective(estimate, batch, counts, state.step)
         likeness: Loss = neg_si_sdr if soft.shape[1] == 1 else pit
         if run.conf.simulation.source_names:
-            likeness = neg_snr_or_silence
+            likeness = functools.partial(neg_snr_or_silence, silent_db=-25.0)
         shares["soft"] = share(likeness, estimate, soft, batch["present"], counts["present"])
         loss = loss + distill.weight * shares["soft"]
         if run.features:
