@@ -1,7 +1,7 @@
 """Does it help? Variants of the mini recipe's conf/tse.yaml that differ in one thing each, with several seeds.
 
     tools/ablation.py curriculum [--seeds 0 1 2] [--steps 2500] [--jobs 2]     docs/results/ablation_mini.md
-    tools/ablation.py hifi_tse --seeds 0 --steps 800                           the next steps of HiFi-TSE; not run yet
+    tools/ablation.py hifi_tse --seeds 0 --steps 1200                          docs/results/ablation_hifi_tse.md
 
 Run it after stages 1 and 2 of egs/mini/tse1. Trains each variant, one process each, and scores the averaged and the raw
 weights of the last step on the test mixtures (SI-SDRi of present targets). Prints a table: means over the seeds, and

@@ -2,11 +2,11 @@
 
     tools/matrix.py [--backbones hifi_tse tf_gridnet] [--kinds usef film …] [--cpu_s 90] [--jobs 2]
 
-Run it after stages 1 and 2 of egs/mini/tse1. Backbones are made extractors by each kind of conditioning
-(`conditioned`) and trained on two talkers in quiet, one process and one thread each, for as many steps as `--cpu_s`
-seconds of a core allow, measured before. Then all present targets of the test mixtures, each with the first interferer
-alone, are extracted twice: with their own enrolment, and with one of the interferer, an utterance that is not in the
-mixture. Prints a table of one seed, and one of the `--best` pairs with all seeds.
+Run it after stages 1 and 2 of egs/mini/tse1, or of another recipe (--recipe). Backbones are made extractors by each kind
+of conditioning (`conditioned`) and trained on two talkers in quiet, one process and one thread each, for as many steps
+as `--cpu_s` seconds of a core allow, measured before. Then all present targets of the test mixtures, each with the first
+interferer alone, are extracted twice: with their own enrolment, and with one of the interferer, an utterance that is
+not in the mixture. Prints a table of one seed, and one of the `--best` pairs with all seeds.
 
     SI-SDRi     with the own enrolment
     confused    with the own enrolment: share of outputs that are nearer (SI-SDR) to the interferer than to the target
@@ -50,7 +50,7 @@ from tse_lib.training.steps import STEPS, new_run
 
 MINI = Path(__file__).parents[1] / "egs" / "mini"
 KINDS = ("usef", "film", "adaln", "concat", "multiply", "tf_map", "lext", "usef+film")
-BACKBONES: dict[str, dict[str, Any]] = {  # smaller than those of egs/mini: more steps fit in
+BACKBONES: dict[str, dict[str, Any]] = {  # at 8 kHz; smaller than those of egs/mini: more steps fit in
     "conv_tasnet": {
         "num_filters": 64, "kernel_size": 32, "stride": 16, "bottleneck_dim": 32, "hidden_dim": 64, "skip_dim": 32,
         "num_blocks": 6, "num_repeats": 2,
@@ -68,13 +68,14 @@ BACKBONES: dict[str, dict[str, Any]] = {  # smaller than those of egs/mini: more
         "num_blocks": 2, "attention": False, "normalize": True, "levels": True,
     },
 }  # fmt: skip
+IN_SAMPLES = ("n_fft", "hop_length", "kernel_size", "stride")  # as many more at a higher sample rate
 PAIRS = [
     (backbone, kind) for backbone in BACKBONES for kind in KINDS if kind != "tf_map" or backbone not in NO_SPECTRUM
 ]
 OPTIONS = {"lext": {"prefix_s": 2.0}}  # as long as the enrolments of training
 SPEAKER = {"kind": "ecapa", "embedding_dim": 64, "dim": 64}  # embeddings act before every block
 NAMES_SPEAKERS = {"name": "speaker_cross_entropy", "weight": 0.5}  # without it embeddings stay alike for 90 s
-EASIER = {"num_talkers": 2, "noise_probability": 0.0, "target_absent": 0.0}  # what takes least practice
+EASIER = {"num_talkers": 2, "noise_probability": 0.0, "rir_probability": 0.0, "target_absent": 0.0}  # what takes least practice
 TRIED_STEPS = 12  # of which the first 2 are not counted
 METRICS = ("si_sdri", "confused", "swapped")
 
@@ -120,10 +121,12 @@ def conf_of(backbone: str, kind: str) -> dict[str, Any]:
     own = read_yaml("conf/tse.yaml")
     kinds, every = kind.split("+"), list(range(BACKBONES[backbone]["num_blocks"]))
     embeds = bool(set(kinds) & set(OF_VECTORS))
+    sizes = BACKBONES[backbone]
+    sizes = sizes | {key: sizes[key] * own["sample_rate"] // 8000 for key in IN_SAMPLES if key in sizes}
     options = {**OPTIONS, **{each: {"at": every} for each in OF_VECTORS}}
     params = {
         "backbone": backbone,
-        "backbone_params": BACKBONES[backbone],
+        "backbone_params": sizes,
         "conditioning": [{"kind": each, **options.get(each, {})} for each in kinds],
         **({"speaker": SPEAKER} if embeds else {}),
     }
