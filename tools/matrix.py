@@ -2,11 +2,11 @@
 
     tools/matrix.py [--backbones hifi_tse tf_gridnet] [--kinds usef film …] [--cpu_s 90] [--jobs 2]
 
-Run it after stages 1 and 2 of egs/mini/tse1, or of another recipe (--recipe). Backbones are made extractors by each kind
-of conditioning (`conditioned`) and trained on two talkers in quiet, one process and one thread each, for as many steps
-as `--cpu_s` seconds of a core allow, measured before. Then all present targets of the test mixtures, each with the first
-interferer alone, are extracted twice: with their own enrolment, and with one of the interferer, an utterance that is
-not in the mixture. Prints a table of one seed, and one of the `--best` pairs with all seeds.
+Run it after stages 1 and 2 of egs/mini/tse1, or of another recipe (--recipe). Backbones are made extractors by each
+kind of conditioning (`conditioned`) and trained on two talkers in quiet, one process and one thread each, for as many
+steps as `--cpu_s` seconds of a core allow, measured before. Then all present targets of the test mixtures, each with
+the first interferer alone, are extracted twice: with their own enrolment, and with one of the interferer, an utterance
+that is not in the mixture. Prints a table of one seed, and one of the `--best` pairs with all seeds.
 
     SI-SDRi     with the own enrolment
     confused    with the own enrolment: share of outputs that are nearer (SI-SDR) to the interferer than to the target
@@ -75,7 +75,8 @@ PAIRS = [
 OPTIONS = {"lext": {"prefix_s": 2.0}}  # as long as the enrolments of training
 SPEAKER = {"kind": "ecapa", "embedding_dim": 64, "dim": 64}  # embeddings act before every block
 NAMES_SPEAKERS = {"name": "speaker_cross_entropy", "weight": 0.5}  # without it embeddings stay alike for 90 s
-EASIER = {"num_talkers": 2, "noise_probability": 0.0, "rir_probability": 0.0, "target_absent": 0.0}  # what takes least practice
+# What takes least practice.
+EASIER = {"num_talkers": 2, "noise_probability": 0.0, "rir_probability": 0.0, "target_absent": 0.0}
 TRIED_STEPS = 12  # of which the first 2 are not counted
 METRICS = ("si_sdri", "confused", "swapped")
 
