@@ -6,7 +6,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from tse_lib.config import Inference
-from tse_lib.inference.chunked import align_channels, cut, fit_level, infer, infer_blocks, window_of
+from tse_lib.inference.chunked import (
+    PROJECTED,
+    align_channels,
+    completed,
+    cut,
+    fit_level,
+    infer,
+    infer_blocks,
+    window_of,
+)
 
 CHUNK = 100
 LENGTHS = [1, 30, CHUNK, CHUNK + 1, 140, 201, 1170]  # 0.3, 1, 1.4, 2.01 and 11.7 chunks among them
@@ -319,6 +328,31 @@ def test_sources_of_any_scale_and_sign_add_up_to_the_mixture():
     scaled = sources * torch.tensor([3.0, -0.7])[:, None, None]
     assert null_db(fit_level(scaled, mixture), sources) < -40
     assert null_db(fit_level(sources, mixture), sources) < -100
+
+
+@pytest.mark.parametrize("size", [5, 900, 5000])
+def test_what_is_lacking_is_dealt_out_by_power(size):
+    """Two tones that are 0.9 of what they should be get the rest each; so does what nobody has."""
+    time = torch.arange(size) / 50
+    sources = torch.stack([torch.sin(7 * time), torch.sin(60 * time)])[None, :, None].double()  # (1, 2, 1, T)
+    estimates = sources * torch.tensor([0.9, 0.8])[None, :, None, None]
+    whole = completed(estimates, sources.sum(1))
+    torch.testing.assert_close(whole.sum(1), sources.sum(1), atol=1e-9, rtol=0)
+    if size > PROJECTED:
+        assert null_db(whole, sources) < null_db(estimates, sources) - 20
+    silent = completed(0 * estimates, sources.sum(1))
+    torch.testing.assert_close(silent[:, 0], sources.sum(1) / 2, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("crossfade", [0, 0.125])
+def test_a_long_recording_is_the_sum_of_its_sources(crossfade):
+    class Partly(nn.Module):
+        def forward(self, mixture):
+            return Halves()(mixture) * 0.7
+
+    mixture = noise(2, 1170)
+    wanted = settings(1 if crossfade else 3, crossfade=crossfade, sum_to_mixture=True)
+    assert null_db(infer(Partly(), mixture, None, wanted, 1).sum(0), mixture) < -100
 
 
 def test_each_channel_gets_its_own_factors():

@@ -515,6 +515,9 @@ class Inference(Section):
     level: Literal["mixture", "model"] = Field(
         "mixture", description="sources are scaled so that their sum fits the mixture; model: they come scaled"
     )
+    sum_to_mixture: bool = Field(
+        False, description="what the sources' sum lacks of the mixture is dealt out to them, bin by bin, by their power"
+    )
     source_names: Names = Field((), description="of the sources in the model's order, for file names; none: numbers")
 
     @model_validator(mode="after")

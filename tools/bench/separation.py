@@ -67,6 +67,7 @@ class Engine(NamedTuple):
     backend: str = "torch"
     compiled: bool = False  # by torch, on a GPU
     keep_freed: bool = True  # whether glibc keeps freed memory
+    sum_to_mixture: bool = False
 
 
 ENGINES = {
@@ -76,6 +77,7 @@ ENGINES = {
     "glibc's own allocator": Engine(keep_freed=False),
     "float32": Engine(),
     "bfloat16": Engine(precision="bfloat16"),
+    "bfloat16, sum_to_mixture": Engine(precision="bfloat16", sum_to_mixture=True),
     "float16": Engine(precision="float16"),
     "float16 compiled": Engine(precision="float16", compiled=True),
     "onnxruntime": Engine(backend="onnxruntime"),
@@ -165,7 +167,7 @@ def costs(
     """A line for each engine and each way of overlapping; other programs' loops overlap 8 times."""
     chunk = 512 * (frames - 1)
     cases = cases_of(names)
-    counts = {case: count_chunks(ENGINES[case[0]].loop, chunk, case[1]) for case in cases}
+    counts = {case: count_chunks(ENGINES[case[0]], chunk, case[1]) for case in cases}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, int] = {}
     for _ in range(rounds):
@@ -250,18 +252,18 @@ def chunk_seconds(args: argparse.Namespace) -> dict[str, Any]:
     network = Timed(ready(engine, args.model, args.device).model, args.device)
     noise = 0.1 * torch.randn(2, chunk * (2 + batch_size // 4), generator=torch.manual_seed(0)).to(args.device)
     with suppress(Enough):
-        run_loop(engine.loop, network, noise, chunk, "8", batch_size)
+        run_loop(engine, network, noise, chunk, "8", batch_size)
     peak_mib = torch.cuda.max_memory_allocated() // 2**20 if on_gpu else peak_mib_of("self")
     return {"chunk_s": (network.ends[1] - network.ends[0]) / batch_size, "peak_mib": peak_mib}
 
 
 @torch.no_grad()
-def run_loop(loop: str, network: nn.Module, song: Tensor, chunk: int, overlap: str, batch_size: int = 1) -> Tensor:
+def run_loop(engine: Engine, network: nn.Module, song: Tensor, chunk: int, overlap: str, batch_size: int = 1) -> Tensor:
     """(C, L) -> (S, C, L)."""
-    if loop != "ours":
-        return LOOPS[loop](network, song, chunk, int(overlap))
+    if engine.loop != "ours":
+        return LOOPS[engine.loop](network, song, chunk, int(overlap))
     values = {"chunk_s": chunk / RATE, "batch_size": batch_size, "stitch": False, "level": "model"}
-    settings = Inference(**values, window="trapezoid", **OVERLAPS[overlap])
+    settings = Inference(**values, window="trapezoid", sum_to_mixture=engine.sum_to_mixture, **OVERLAPS[overlap])
     return torch.cat(list(infer_blocks(network, song.split(1 << 18, -1), None, settings, RATE)), -1)
 
 
@@ -275,10 +277,10 @@ class Counting(nn.Module):
         return chunks[:, None]
 
 
-def count_chunks(loop: str, chunk: int, overlap: str) -> tuple[int, int]:
+def count_chunks(engine: Engine, chunk: int, overlap: str) -> tuple[int, int]:
     """Of three minutes: chunks, and samples that get no value."""
     network = Counting()
-    output = run_loop(loop, network, torch.ones(1, round(SONG_S * RATE)), chunk, overlap)
+    output = run_loop(engine, network, torch.ones(1, round(SONG_S * RATE)), chunk, overlap)
     return network.num_chunks, int(output.isnan().sum())
 
 
@@ -301,7 +303,7 @@ def qualities(small: str, folder: Path, names: list[str], count: int) -> list[di
     for item in items:
         reference = torch.empty(0)
         for name, overlap in cases:
-            output = run_loop(ENGINES[name].loop, networks[name], item["mixture"], chunk, overlap)
+            output = run_loop(ENGINES[name], networks[name], item["mixture"], chunk, overlap)
             if name == BASELINE:
                 reference = output
             has = ~reference.isnan() & ~output.isnan()

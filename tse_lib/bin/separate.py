@@ -58,6 +58,10 @@ def main(argv: list[str]) -> None:
         choices=("mixture", "model"),
         help="mixture: scale sources so that their sum fits the recording; model: as they come (default: the model's)",
     )
+    parser.add_argument(
+        "--sum_to_mixture", action="store_true", default=None, help="what the sources' sum lacks of the recording goes "
+        "to them, in each bin by their power: for recordings that hold nothing else (default: the model's)",
+    )  # fmt: skip
     parser.add_argument("--chunk_s", type=float, help="seconds processed at once (default: the model's)")
     parser.add_argument(
         "--quality",
@@ -157,7 +161,7 @@ def settings_of(args: argparse.Namespace, own: Inference) -> Inference:
     values = {**own.model_dump(), **QUALITIES.get(args.quality, {})}
     if args.overlap_count is not None or args.crossfade is not None:
         values |= {"overlap_count": 1, "crossfade": 0}  # each stands for itself
-    names = ("chunk_s", "overlap_count", "crossfade", "batch_size", "level")
+    names = ("chunk_s", "overlap_count", "crossfade", "batch_size", "level", "sum_to_mixture")
     values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return Inference(**values)
 

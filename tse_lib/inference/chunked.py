@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tse_lib.config import Inference
+from tse_lib.dsp.stft import istft
 
 Block = TypeVar("Block", Tensor, np.ndarray)
 Cut = tuple[Tensor, int, int]  # a chunk, how many of its first samples only help to hear the rest, and as of Output
 Output = tuple[Tensor, int]  # a chunk and how many samples from its beginning on no later chunk will cover
 
 RIDGE = 1e-3  # of `fit_level`: a source 30 dB below the mean is scaled half by itself, half as the sum
+PROJECTED = 2048  # samples of the spectra by which `completed` deals out what is lacking
 FRAME = 512  # samples of the spectra by which `align_channels` compares
 
 
@@ -66,8 +68,8 @@ def infer_blocks(
 ) -> Iterator[Tensor]:
     """Run a network over a signal of any length that comes in blocks.
 
-    Neither batch size nor the blocks' lengths change the result beyond rounding. `settings.level` and
-    `settings.stitch` count for separators only.
+    Neither batch size nor the blocks' lengths change the result beyond rounding. `settings.level`, `sum_to_mixture` and
+    `stitch` count for separators only.
 
     Args:
         model: an extractor, (B, C, T) and condition -> (B, 1, C, T), or a separator, (B, C, T) -> (B, S, C, T).
@@ -116,6 +118,8 @@ def processor(model: nn.Module, condition: dict[str, Tensor] | None, settings: I
         estimates = torch.where(silent, 0, estimates)
         if settings.level == "mixture":
             estimates = fit_level(estimates, chunks)
+        if settings.sum_to_mixture:
+            estimates = completed(estimates, chunks)
         return align_channels(estimates) if settings.stitch else estimates
 
     return process
@@ -272,6 +276,23 @@ def align_channels(estimates: Tensor) -> Tensor:
             aligned[item, :, channel] = estimates[item, order, channel]
             known = known + of_item[order, channel]
     return aligned
+
+
+def completed(estimates: Tensor, mixture: Tensor) -> Tensor:
+    """Deal out what the sum lacks of the mixture: (B, S, C, K), (B, C, K) -> (B, S, C, K), whose sum is the mixture.
+
+    Each bin of a spectrogram goes to the sources by their power there (Wisdom et al., "Differentiable consistency
+    constraints for improved deep speech enhancement", ICASSP 2019: a weighted projection).
+    """
+    batch, sources, channels, size = estimates.shape
+    window = torch.hann_window(PROJECTED, dtype=mixture.dtype, device=mixture.device)
+    lacking = mixture - estimates.sum(1)  # (B, C, K)
+    all_waves = torch.cat([estimates, lacking[:, None]], 1).flatten(0, 2)
+    spectra = torch.stft(all_waves, PROJECTED, PROJECTED // 4, window=window, pad_mode="constant", return_complex=True)
+    spectra = spectra.unflatten(0, (batch, sources + 1, channels))  # (B, S+1, C, F, L)
+    power = spectra[:, :-1].abs().square() + 1e-12
+    dealt = power / power.sum(1, keepdim=True) * spectra[:, -1:]
+    return estimates + istft(dealt.flatten(0, 2), window, PROJECTED // 4, size).view(estimates.shape)
 
 
 def fit_level(estimates: Tensor, mixture: Tensor) -> Tensor:
