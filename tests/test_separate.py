@@ -155,6 +155,15 @@ def test_the_rest_makes_the_recording_whole(tse, stems):
     np.testing.assert_array_equal(audio.read("again/song_rest.wav", mono=False)[0], parts[2])
 
 
+def test_sources_that_are_made_to_sum_to_the_recording(tse):
+    assert tse("mix.wav", "--sum_to_mixture", "--quality", "fast")[0] == 0
+    parts = [audio.read(f"out/mix_{name}.wav", mono=False)[0] for name in ("kick", "hi-hat")]
+    np.testing.assert_allclose(sum(parts), audio.read("mix.wav", mono=False)[0], rtol=0, atol=1e-5)
+    assert tse("mix.wav", "--quality", "fast", out="without")[0] == 0
+    without = [audio.read(f"without/mix_{name}.wav", mono=False)[0] for name in ("kick", "hi-hat")]
+    assert np.abs(sum(without) - sum(parts)).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("words", "num_chunks"),
     [
