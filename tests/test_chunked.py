@@ -332,7 +332,7 @@ def test_sources_of_any_scale_and_sign_add_up_to_the_mixture():
 
 @pytest.mark.parametrize("size", [5, 900, 5000])
 def test_what_is_lacking_is_dealt_out_by_power(size):
-    """Two tones that are 0.9 of what they should be get the rest each; so does what nobody has."""
+    """Two tones that are too quiet get the rest of theirs; what nobody has any of is shared."""
     time = torch.arange(size) / 50
     sources = torch.stack([torch.sin(7 * time), torch.sin(60 * time)])[None, :, None].double()  # (1, 2, 1, T)
     estimates = sources * torch.tensor([0.9, 0.8])[None, :, None, None]

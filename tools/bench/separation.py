@@ -116,10 +116,14 @@ def main() -> None:
     wanted = {BASELINE, *(args.only or (QUICK if args.quick else ENGINES))}
     names = [name for name in ENGINES if name in wanted and runs_on(args.device, name)]
     if args.small:
-        for line in [
-            *qualities(args.small, args.set, names, args.mixtures), *moved(args.small, args.set, args.mixtures)
-        ]:  # fmt: skip
-            print(json.dumps(line), flush=True)
+        own, rendered = tse_lib.load(args.small), RenderedMixtures(str(args.set), RATE)
+        assert isinstance(own, Separator)
+        items = [rendered[number] for number in range(min(args.mixtures, len(rendered)))]
+        chunk = round(own.conf.inference.chunk_s * RATE)
+        facts = {"mixtures": len(items), "chunk_s": round(chunk / RATE, 3), "device": machine()["cpu"]}
+        for line in [*qualities(own, args.set, items, names, chunk), *moved(own, items, chunk)]:
+            told = {"bench": "separation_quality", **line, **facts, "versions": versions()}
+            print(json.dumps(told), flush=True)
         return
     frames, rounds = (256, 1) if args.quick else (args.frames, args.rounds)
     with tempfile.TemporaryDirectory() as folder:
@@ -287,13 +291,11 @@ def count_chunks(engine: Engine, chunk: int, overlap: str) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------------ quality
 
 
-def qualities(small: str, folder: Path, names: list[str], count: int) -> list[dict[str, Any]]:
+def qualities(
+    own: Separator, folder: Path, items: list[dict[str, Any]], names: list[str], chunk: int
+) -> list[dict[str, Any]]:
     """A line for each engine and overlap: what a trained network's separations of a set are worth."""
-    own = tse_lib.load(small)
-    chunk, found = round(own.conf.inference.chunk_s * RATE), dict[str, list[tuple[list[float], float]]]()
-    cases = cases_of(names)
-    rendered = RenderedMixtures(str(folder), RATE)
-    items = [rendered[number] for number in range(min(count, len(rendered)))]
+    cases, found = cases_of(names), dict[str, list[tuple[list[float], float]]]()
     with tempfile.TemporaryDirectory() as temporary:
         packed = Path(temporary) / "model"
         write_packed(packed, own.model.state_dict(), own.conf, "")
@@ -314,36 +316,27 @@ def qualities(small: str, folder: Path, names: list[str], count: int) -> list[di
     best = mean_of(found[f"{BASELINE}, overlap 8"])
     return [
         {
-            "bench": "separation_quality",
             "case": case,
             "baseline": f"{BASELINE}, overlap 8",
             "sdr_db": round(mean_of(values), 3),
             "sdr_loss_db": round(best - mean_of(values), 3),
             "null_db": round(statistics.fmean(null for _, null in values), 1),
-            "mixtures": len(values),
-            "chunk_s": round(chunk / RATE, 3),
-            "device": machine()["cpu"],
-            "versions": versions(),
         }
         for case, values in found.items()
     ]
 
 
 @torch.no_grad()
-def moved(small: str, folder: Path, count: int) -> list[dict[str, Any]]:
+def moved(own: Separator, items: list[dict[str, Any]], chunk: int) -> list[dict[str, Any]]:
     """What of a chunk's error is another one when the chunk begins elsewhere: a line for each distance.
 
     Half the energy of the difference of both outputs over that of the first one's error, the mean over stems: 0 if both
     err alike, 1 if their errors have nothing in common. Counted is the middle half of the chunk.
     """
-    own = tse_lib.load(small)
-    assert isinstance(own, Separator)
-    chunk, frame = round(own.conf.inference.chunk_s * RATE), own.model.hop_length
-    rendered, shares = RenderedMixtures(str(folder), RATE), dict[str, list[Tensor]]()
+    frame, begin, shares = own.model.hop_length, RATE, dict[str, list[Tensor]]()
     shifts = {"16 frames": 16 * frame, "a frame": frame, "half a frame": frame // 2, "a quarter of a frame": frame // 4}
     middle = slice(chunk // 4, chunk // 4 + chunk // 2)
-    for number in range(min(count, len(rendered))):
-        item, begin = rendered[number], RATE
+    for item in items:
         first = own.model(item["mixture"][None, :, begin : begin + chunk])[0, ..., middle]
         target = item["target"][..., begin : begin + chunk][..., middle]
         error = (first - target).square().sum((1, 2))
@@ -353,13 +346,8 @@ def moved(small: str, folder: Path, count: int) -> list[dict[str, Any]]:
             shares.setdefault(name, []).append((first - later).square().sum((1, 2)) / 2 / error)
     return [
         {
-            "bench": "separation_quality",
             "case": f"a chunk that begins {name} earlier",
             "share_of_error_that_differs": round(float(torch.stack(values).mean()), 4),
-            "mixtures": len(values),
-            "chunk_s": round(chunk / RATE, 3),
-            "device": machine()["cpu"],
-            "versions": versions(),
         }
         for name, values in shares.items()
     ]
