@@ -201,6 +201,12 @@ def test_a_mixture_scored_twice_is_told(recipe):
         collect()
 
 
+def test_what_a_killed_share_left_is_not_read(recipe):
+    part = recipe / "exp/net/test/scores.part/1of2.jsonl"
+    part.with_name(".partial-1of2abcd.jsonl").write_bytes(part.read_bytes())
+    collect()
+
+
 def test_a_mixture_not_scored_is_told(recipe):
     (recipe / "exp/net/test/scores.part/2of2.jsonl").unlink()
     with pytest.raises(ValueError, match=r"3 of 6 mixtures are not scored, as 'mix001'"):

@@ -191,6 +191,16 @@ def test_the_shares_make_the_whole(tmp_path):
     assert {part.name for part in (tmp_path / "part").iterdir()} == {"1of2.jsonl", "2of2.jsonl"}
 
 
+def test_a_share_leaves_alone_what_another_is_writing(tmp_path):
+    """The random part of a temporary name may read like that of a share."""
+    make_set(tmp_path / "data", tmp_path / "wav", num_mixtures=2)
+    (tmp_path / "part").mkdir()
+    writing = tmp_path / "part" / ".partial-2wqj04of.jsonl"
+    writing.touch()
+    run(tmp_path, "1/2")
+    assert writing.exists()
+
+
 def test_a_target_that_speaks_for_a_part_is_judged_by_frames(tmp_path, corpus_dir):
     """Of two mixtures, each with the target from 0.4 to 1.4 s of 2 s, one output is the target, one the mixture."""
     drawing = {**tiny.SIMULATION, "segment_s": 2.0, "target_absent": 0, "num_talkers": 2}

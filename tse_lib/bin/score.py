@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     genders = read_genders(args.data)
     require_estimates(args.est, mixtures)
     job, num_jobs = args.job.split("/")
-    for part in Path(args.out).glob("*of*.jsonl"):
+    for part in Path(args.out).glob("[1-9]*of*.jsonl"):  # not .partial-…, which another share may be writing
         if not part.name.endswith(f"of{num_jobs}.jsonl"):  # of an earlier run with another number of jobs
             part.unlink(missing_ok=True)
     with replace_file(Path(args.out) / f"{job}of{num_jobs}.jsonl") as file:

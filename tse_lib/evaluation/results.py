@@ -66,7 +66,7 @@ def collect(
 
 def merge_parts(folder: Path, mixtures: Sequence[Mixture]) -> list[dict[str, Any]]:
     """The lines of all parts in the order of the mixtures; ValueError unless each mixture is there exactly once."""
-    parts = sorted(folder.glob("*of*.jsonl"))
+    parts = sorted(folder.glob("[1-9]*of*.jsonl"))
     if not parts:
         raise FileNotFoundError(f"{folder}: no scores here; run the score stage")
     found: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
