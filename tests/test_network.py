@@ -308,23 +308,33 @@ def test_too_little_audio_to_calibrate(checkpoint_of_it, tmp_path, capsys):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_memory_is_told_without_running(separator, channels):
     """What is counted of shapes alone is what is counted of a run, up to what transforms do inside."""
-    seconds = conf().inference.chunk_s
-    wave = torch.zeros(1, channels, round(seconds * RATE))
+    settings = conf().inference
+    wave = torch.zeros(1, channels, round(settings.chunk_s * RATE))
     there = [*separator.model.parameters(), *separator.model.buffers()]
     with torch.no_grad():
         counted = peak_bytes(separator.model, wave, there)
-    assert separator._bytes_without_running(wave.shape[-1], channels) == pytest.approx(counted, rel=0.1)
+    assert separator._bytes_without_running(wave.shape[-1], channels, settings) == pytest.approx(counted, rel=0.1)
     separator.model.network.to(torch.bfloat16)
-    assert separator._bytes_without_running(wave.shape[-1], channels) < 0.95 * counted
+    assert separator._bytes_without_running(wave.shape[-1], channels, settings) < 0.95 * counted
+
+
+def test_what_makes_the_sources_sum_to_the_mixture_counts(separator):
+    settings = conf().inference.model_copy(update={"sum_to_mixture": True})
+    wave = torch.rand(1, 2, round(settings.chunk_s * RATE))
+    there = [*separator.model.parameters(), *separator.model.buffers()]
+    counted = peak_bytes(chunked.processor(separator.model, None, settings), wave, there)
+    assert counted > 1.2 * separator._bytes_without_running(wave.shape[-1], 2, conf().inference)
+    assert separator._bytes_without_running(wave.shape[-1], 2, settings) == pytest.approx(counted, rel=0.1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_exported_network_takes_more_than_torchs(separator, packed, backend):
     pytest.importorskip(backend)
-    before = separator._bytes_without_running(1600, 2)
+    settings = conf().inference
+    before = separator._bytes_without_running(1600, 2, settings)
     separator.run_exported(packed / "network.onnx", backend)
-    assert separator._bytes_without_running(1600, 2) == pytest.approx(before * network.MEMORY[backend], abs=1)
-    assert "not enough" not in separator.fit_memory(conf().inference, 2, 1.0)[1]
+    assert separator._bytes_without_running(1600, 2, settings) == pytest.approx(before * network.MEMORY[backend], abs=1)
+    assert "not enough" not in separator.fit_memory(settings, 2, 1.0)[1]
 
 
 # ---------------------------------------------------------------------------------------- on a GPU

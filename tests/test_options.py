@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from tests.recipe_folder import RecipeFolder
@@ -49,6 +51,21 @@ def test_values_are_never_read_as_shell(recipe, value):
         result = recipe.run(*options)
         assert result.stdout == f"conf/a.yaml|8000|{value}|false|x|x|0", result.stderr
     assert not recipe.path("hit").exists()
+
+
+def test_a_path_is_found_from_where_the_user_is(recipe, tmp_path):
+    def corpus_of(value):
+        result = subprocess.run([recipe.script, "--corpus", value], cwd=home, capture_output=True, text=True, check=True)
+        return result.stdout.split("|")[2]
+
+    home = tmp_path / "my speech"
+    (home / "a" / "b").mkdir(parents=True)
+    assert corpus_of("a/") == corpus_of("../my speech/a") == "../../../my speech/a"
+    assert corpus_of("a") == "a", "a word alone may be anything"
+    assert corpus_of("not/there") == "not/there"
+    assert corpus_of(str(home)) == str(home)
+    recipe.path("a/b").mkdir(parents=True)
+    assert corpus_of("a/b") == "a/b", "the recipe's folder comes first"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 #
 #   --name VALUE, --name=VALUE, with - or _ in the name; --flag, --flag=false where the default is true or false.
 #
+# A relative path (with a /) that is not in the recipe's folder is looked for where the user was when he called it.
+#
 # Values are never read as shell. (Local names begin with _, which no option does: setting one cannot hit a local.)
 
 parse_options() {
@@ -40,6 +42,9 @@ parse_options() {
     fi
     [[ ! ${_defaults[$_name]} =~ ^(true|false)$ || $_value =~ ^(true|false)$ ]] ||
       die 2 "--$_name=$_value: wanted true or false"
+    if [[ $_value == */* && $_value != /* && ! -e $_value && -e ${OLDPWD:-.}/$_value ]]; then
+      _value=$(realpath -s --relative-to=. "$OLDPWD/$_value")
+    fi
     printf -v "$_name" %s "$_value"
     shift
   done

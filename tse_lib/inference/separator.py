@@ -91,7 +91,7 @@ class Separator:
         longest = min(settings.chunk_s, seconds)
         size = max(1, round(longest * self.sample_rate))
         if hasattr(self.model, "network"):
-            one = self._bytes_without_running(size, num_channels)
+            one = self._bytes_without_running(size, num_channels, settings)
         else:
             ramp = torch.linspace(-0.1, 0.1, max(1, size // 8), device=self.device).expand(1, num_channels, -1)
             process = processor(self.model, None, settings)
@@ -108,15 +108,17 @@ class Separator:
         return settings.model_copy(update={"batch_size": fitting}), told
 
     @torch.no_grad()
-    def _bytes_without_running(self, num_samples: int, num_channels: int) -> int:
+    def _bytes_without_running(self, num_samples: int, num_channels: int, settings: Inference) -> int:
         """As `bytes_of_chunk`, of a network of the same shapes that has no numbers: exact, and at once."""
         with torch.device("meta"):
             model = build_model(self.conf.model.name, self.conf.model.params, self.conf.sample_rate, task=None).eval()
             chunk = torch.zeros(1, num_channels, num_samples)
         weight = next(self.model.network.parameters(), chunk)  # type: ignore[union-attr]
         network.network_of(model).to(weight.dtype)
-        told = peak_bytes(model, chunk, [*model.parameters(), *model.buffers()])
-        return round(told * getattr(self.model.network, "memory", 1))
+        there = [*model.parameters(), *model.buffers()]
+        of_network = peak_bytes(model, chunk, there) * getattr(self.model.network, "memory", 1)
+        process = processor(model, None, settings.model_copy(update={"stitch": False}))  # which looks at numbers
+        return max(round(of_network), peak_bytes(process, chunk, there))
 
     def separate(
         self,
