@@ -171,6 +171,7 @@ def test_drums(tmp_path):
     assert "| experiment | set | mean | kick | snare | toms | hihat | cymbals |" in results and "## student" in results
     report = recipe.path("exp/small/report/index.html").read_text()
     assert "SDR, mean of the stems" in report and "Of each stem the median by SDR" in report and "audio/wav" in report
+    assert "confused" not in report, "each stem has an output of its own"
 
 
 def read_tables_at(folder: Path):

@@ -138,16 +138,20 @@ def score_charts(present: Sequence[dict[str, Any]], absent: Sequence[dict[str, A
             "Left of 0 dB the output is worse than the mixture.",
         ))  # fmt: skip
         confused = [bool(line.get("confused")) for line in rated]
+        told, legend = f"SI-SDR of the output over that of the mixture, {len(rated)} targets", {}
+        if any(line.get("confused") is not None for line in rated):  # not so of stems
+            told += f", {sum(confused)} confused"
+            legend = {"s1 point": "target followed", "bad stroke": "confused: nearer to an interferer"}
         figures.append(figure(
             "Before and after",
             charts.scatter(
                 [line["si_sdr_mixture"] for line in rated], [line["si_sdr"] for line in rated], confused,
                 [line["mix_id"] for line in rated], ("SI-SDR of the mixture (dB)", "SI-SDR of the output (dB)"),
-                f"SI-SDR of the output over that of the mixture, {len(rated)} targets, {sum(confused)} confused",
+                told,
             ),
             "The line is no change."
             + (f" At most {charts.MAX_POINTS} targets are drawn." if len(rated) > charts.MAX_POINTS else ""),
-            {"s1 point": "target followed", "bad stroke": "confused: nearer to an interferer"},
+            legend,
         ))  # fmt: skip
         groups: dict[str, list[float]] = {}
         for name in sorted({name for line in rated for name in group_names(line)}, key=condition_order):
