@@ -173,6 +173,17 @@ def test_int8_is_near(separator, packed, backend):
     assert os.path.getsize(packed / "network.int8.onnx") != os.path.getsize(packed / "network.onnx")
 
 
+def test_what_hears_the_spectrum_itself_stays_in_float32(packed):
+    graph = pytest.importorskip("onnx").load(packed / "network.int8.onnx").graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    in_float32 = [
+        node.name for node in graph.node if node.op_type == "Conv" and makers.get(node.input[1]) != "DequantizeLinear"
+    ]
+    normalised = [name for name in in_float32 if "tfc" in name]
+    last = conf().model.params["num_scales"] - 1
+    assert normalised == ["/encoders.0.0/tfc1/conv/Conv", f"/decoders.{last}.0/tfc1/conv/Conv"]
+
+
 def test_the_report_tells_of_what_and_how_near(packed):
     for name, least_db in (("network.onnx", 70), ("network.int8.onnx", 10)):
         about = yaml.safe_load((packed / f"{name}.yaml").read_text())

@@ -113,9 +113,10 @@ CHUNKS = 16  # of the audio that activations' ranges are taken from
 def quantise(separator: Separator, path: Path, files: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """Write `network.int8.onnx`: convolutions in int8, static, with ranges from chunks of the given audio.
 
-    Weights are scaled channel by channel, activations tensor by tensor between their extremes (QDQ format). Norms,
-    activation functions, linear maps and 1x1 convolutions stay in float32: what goes into the latter was not normalised
-    before, spectra and sums of blocks, and a few loud places would leave no steps for the rest.
+    Weights are scaled channel by channel, activations tensor by tensor between their extremes, which are means over the
+    chunks (QDQ format). Where a few loud places would leave no steps for the rest, all stays in float32: norms,
+    activation functions, linear maps, 1x1 convolutions, whose inputs were not normalised (spectra and sums of blocks),
+    and the first convolutions of the outermost blocks, which see most of the spectrum itself.
 
     Args:
         path: `network.onnx` of the same separator.
@@ -128,7 +129,7 @@ def quantise(separator: Separator, path: Path, files: Sequence[str]) -> tuple[Pa
         ValueError: the files have less than two chunks.
     """
     model, out = separator.model, path.with_name(FILES["int8"])
-    network = network_of(model)
+    network: Any = network_of(model)
     chunks = list(islice(audio_spectra(separator, files), 2 * CHUNKS))
     if len(chunks) < 2:
         raise ValueError(f"--calibrate {files[0]}: too short; a few pieces of what will be separated are wanted")
@@ -140,10 +141,14 @@ def quantise(separator: Separator, path: Path, files: Sequence[str]) -> tuple[Pa
         prepared = str(Path(folder) / "prepared.onnx")
         preprocess(str(path), prepared, skip_symbolic_shape=True)
         graph = imported("onnx").load(prepared).graph
+        outermost = "/encoders.0.0/tfc1/", f"/decoders.{len(network.decoders) - 1}.0/tfc1/"
         quantization.quantize_static(
             prepared, temporary, Pieces(used), quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=["Conv"],
-            nodes_to_exclude=[node.name for node in graph.node if kernel_of(node) == [1, 1]],
+            nodes_to_exclude=[
+                node.name for node in graph.node if kernel_of(node) == [1, 1] or node.name.startswith(outermost)
+            ],
             per_channel=True, activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            extra_options={"CalibMovingAverage": True},
         )  # fmt: skip
         run = with_onnxruntime(Path(temporary), "int8")
         with torch.no_grad():
