@@ -55,8 +55,8 @@ def test_values_are_never_read_as_shell(recipe, value):
 
 def test_a_path_is_found_from_where_the_user_is(recipe, tmp_path):
     def corpus_of(value):
-        result = subprocess.run([recipe.script, "--corpus", value], cwd=home, capture_output=True, text=True, check=True)
-        return result.stdout.split("|")[2]
+        words = [recipe.script, "--corpus", value]
+        return subprocess.run(words, cwd=home, stdout=subprocess.PIPE, text=True, check=True).stdout.split("|")[2]
 
     home = tmp_path / "my speech"
     (home / "a" / "b").mkdir(parents=True)

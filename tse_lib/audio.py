@@ -118,8 +118,8 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
 
 
-def write_pcm16(path: str | Path, parts: Iterable[np.ndarray], sample_rate: int) -> int:
-    """Write int16 arrays `(T,)`, one after the other, as one mono wav; returns the number of samples.
+def write_pcm16(path: str | Path, parts: Iterable[np.ndarray], sample_rate: int, num_channels: int = 1) -> int:
+    """Write int16 arrays `(T,)` or `(T, C)`, one after the other, as one wav; returns the number of samples.
 
     Whole or not at all, as `write`; the parts are not held in memory.
     """
@@ -127,7 +127,7 @@ def write_pcm16(path: str | Path, parts: Iterable[np.ndarray], sample_rate: int)
     count = 0
     try:
         with temporary_for(path) as temporary:
-            with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
+            with soundfile.SoundFile(temporary, "w", sample_rate, num_channels, "PCM_16", format="WAV") as file:
                 for part in parts:
                     file.write(part)
                     count += len(part)

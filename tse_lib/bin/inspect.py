@@ -6,10 +6,11 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,27 +19,19 @@ from tqdm import tqdm
 
 from tse_lib import audio
 from tse_lib.bin.train import add_data_options, corpus_of
-from tse_lib.config import Config, Sets, Simulation, load_config, load_sets, read_yaml, simulation_at
+from tse_lib.config import Config, Sets, Simulation, Stems, load_config, load_sets, read_yaml, simulation_at
 from tse_lib.data.dataset import DrawnMixtures, load_rir, load_waveforms
+from tse_lib.data.stems import StemMixtures, load_stems
 from tse_lib.dsp.level import active_samples, rms
-from tse_lib.evaluation.inspection import (
-    GENERATOR,
-    Measured,
-    Part,
-    Shown,
-    as_json,
-    as_text,
-    inspection_page,
-    numbers_of,
-    sound_path,
-)
+from tse_lib.evaluation import inspection, inspection_stems
+from tse_lib.evaluation.inspection import GENERATOR, Measured, Part, Shown, inspection_page, numbers_of, sound_path
+from tse_lib.evaluation.inspection_stems import ShownStems, StemPart
 from tse_lib.manifest import Mixture
 from tse_lib.simulation.render import Rendered, render
 from tse_lib.simulation.sample import Corpus, sample, sample_set
+from tse_lib.simulation.stems import RenderedStems, StemCorpus, sample_stems, stem_set
 
-NOT_HERE = (
-    "{}: its mixtures are {}, not drawn of talkers; listen to them in data/<set>/mixtures (tse render makes them)"
-)
+NOT_HERE = "{}: its mixtures are ready-made, not drawn; listen to them in data/<set>/mixtures (tse render makes them)"
 
 
 def main(argv: list[str]) -> None:
@@ -74,17 +67,19 @@ def main(argv: list[str]) -> None:
     else:
         conf = load_config(args.conf, args.set)
         parts = parts_of_training(conf, args)
+    kind: Any = inspection_stems if isinstance(parts[0], StemPart) else inspection
     origin = [
         f"conf {args.conf}", f"seed {conf.seed}", f"{conf.sample_rate} Hz", f"tse inspect {shlex.join(argv)}",
     ]  # fmt: skip
     with replaced_folder(args.out) as folder:
         for part in parts:
             write_audio(folder, part)
-        (folder / "index.html").write_text(inspection_page(Path(args.conf).stem, parts, origin), encoding="utf-8")
+        text = inspection_page(Path(args.conf).stem, parts, kind.sections(parts), origin)
+        (folder / "index.html").write_text(text, encoding="utf-8")
         if args.json:
-            text = json.dumps({"conf": str(args.conf), "seed": conf.seed, "parts": as_json(parts)})
+            text = json.dumps({"conf": str(args.conf), "seed": conf.seed, "parts": kind.as_json(parts)})
             (folder / "inspection.json").write_text(text + "\n", encoding="utf-8")
-    print(as_text(parts))
+    print(kind.as_text(parts))
     print(args.out / "index.html")
 
 
@@ -97,7 +92,7 @@ def positive(text: str) -> int:
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
-def parts_of_training(conf: Config, args: argparse.Namespace) -> list[Part]:
+def parts_of_training(conf: Config, args: argparse.Namespace) -> list[Part] | list[StemPart]:
     """Of each step the training mixtures from its first on, and the numbers of draws with the conf as it is there."""
     if args.sets:
         raise ValueError(f"--sets {args.sets[0]}: {args.conf} is an experiment; its sets are in conf/sets.yaml")
@@ -105,23 +100,28 @@ def parts_of_training(conf: Config, args: argparse.Namespace) -> list[Part]:
     wrong = [step for step in args.step or [] if not 0 <= step <= last]
     if wrong:
         raise ValueError(f"--step {wrong[0]}: {args.conf} trains for {last + 1} steps, 0 to {last}")
-    corpus = drawn_from(args, conf)
-    parts = []
+    corpus = corpus_of(args, conf)
+    if not isinstance(corpus, (Corpus, StemCorpus)):
+        raise ValueError(NOT_HERE.format(args.conf))
+    parts: list[Any] = []
     for step in sorted(set(args.step or turns(conf))):
         first = step * conf.train.batch_size * conf.train.accumulate
-        simulation = simulation_at(conf, step)
-        assert isinstance(simulation, Simulation)
+        simulation: Any = simulation_at(conf, step)
+        draw: Any = sample if isinstance(corpus, Corpus) else sample_stems
         drawn = (
-            sample(corpus, simulation, conf.sample_rate, conf.seed, "train", f"train-{index}")
+            draw(corpus, simulation, conf.sample_rate, conf.seed, "train", f"train-{index}")
             for index in range(first, first + args.draws)
         )
         draws = list(tqdm(drawn, f"step {step}: draw", args.draws, leave=False))
-        mixtures = as_trained(corpus, conf, range(first, first + args.num))
-        parts.append(part_of(f"step {step}", simulation, corpus, draws, mixtures))
+        name, indices = f"step {step}", range(first, first + args.num)
+        if isinstance(corpus, Corpus):
+            parts.append(part_of(name, simulation, corpus, draws, as_trained(corpus, conf, indices)))
+        else:
+            parts.append(stem_part_of(name, simulation, draws, stems_as_trained(corpus, conf, indices)))
     return parts
 
 
-def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part]:
+def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part] | list[StemPart]:
     """Of each fixed set its first mixtures, and the numbers of all."""
     if args.set or args.step:
         option = f"--set {args.set[0]}" if args.set else f"--step {args.step[0]}"
@@ -129,21 +129,21 @@ def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part]:
     unknown = sorted(set(args.sets or []) - set(sets.sets))
     if unknown:
         raise ValueError(f"--sets {unknown[0]}: {args.conf} has {', '.join(sets.sets)}")
-    parts = []
+    parts: list[Any] = []
     for name in args.sets or sets.sets:
         simulation = sets.sets[name].simulation
-        if not isinstance(simulation, Simulation):
-            raise ValueError(NOT_HERE.format(args.conf, "of stems" if simulation.source_names else "ready-made"))
-        corpus, mixtures = sample_set(args.data, name, sets)
-        parts.append(part_of(name, simulation, corpus, mixtures, mixtures[: args.num]))
+        if isinstance(simulation, Stems):
+            mixtures = stem_set(args.data, name, sets)
+            shown = ((mixture, load_stems(mixture)) for mixture in mixtures[: args.num])
+            parts.append(stem_part_of(name, simulation, mixtures, shown))
+        elif isinstance(simulation, Simulation):
+            corpus, mixtures = sample_set(args.data, name, sets)
+            parts.append(part_of(name, simulation, corpus, mixtures, mixtures[: args.num]))
+        else:
+            raise ValueError(NOT_HERE.format(args.conf))
+    if len({type(part) for part in parts}) > 1:
+        raise ValueError(f"{args.conf}: has sets of talkers and sets of stems; --sets chooses those of one kind")
     return parts
-
-
-def drawn_from(args: argparse.Namespace, conf: Config) -> Corpus:
-    corpus = corpus_of(args, conf)
-    if not isinstance(corpus, Corpus):
-        raise ValueError(NOT_HERE.format(args.conf, "of stems" if conf.simulation.source_names else "ready-made"))
-    return corpus
 
 
 def turns(conf: Config) -> list[int]:
@@ -159,8 +159,7 @@ def as_trained(corpus: Corpus, conf: Config, indices: Sequence[int]) -> list[Mix
     drawn = DrawnMixtures(corpus, conf.model_copy(update={"simulation": raw}))
     items = [drawn[index] for index in indices]
     faults = [fault for item in items for fault in item["bad_files"]]
-    if faults and conf.train.bad_files == "stop":
-        raise ValueError(f"{faults[0]}; train.bad_files: skip goes on without such files")
+    refuse_bad_files(faults, conf)
     return [item["text"] for item in items]
 
 
@@ -175,7 +174,43 @@ def part_of(
     return Part(name, simulation, numbers, shown, corpus.speakers, rates, rir_sets)
 
 
+def stems_as_trained(
+    corpus: StemCorpus, conf: Config, indices: Sequence[int]
+) -> Iterator[tuple[Mixture, RenderedStems]]:
+    """What these training items are, once what cannot be used was drawn anew."""
+    drawn = StemMixtures(corpus, conf)
+    for index in indices:
+        mixture, rendered, faults = drawn.usable(index)
+        refuse_bad_files(faults, conf)
+        yield mixture, rendered
+
+
+def refuse_bad_files(faults: Sequence[str], conf: Config) -> None:
+    if faults and conf.train.bad_files == "stop":
+        raise ValueError(f"{faults[0]}; train.bad_files: skip goes on without such files")
+
+
+def stem_part_of(
+    name: str, simulation: Stems, draws: Sequence[Mixture], shown: Iterable[tuple[Mixture, RenderedStems]]
+) -> StemPart:
+    shown = tqdm(shown, f"{name}: render", leave=False)
+    numbers = [inspection_stems.numbers_of(mixture) for mixture in draws]
+    return StemPart(name, simulation, numbers, [shown_stems_of(*one) for one in shown])
+
+
 # ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def shown_stems_of(mixture: Mixture, rendered: RenderedStems) -> ShownStems:
+    rate, stems = mixture.sample_rate, dict(zip(mixture.source_names, rendered.targets, strict=True))
+    return ShownStems(
+        mixture=mixture,
+        signals={name: wave.numpy() for name, wave in {"mixture": rendered.mixture, **stems}.items()},
+        heard={
+            name: runs(active_samples(wave, rate).any(0).numpy(), rate) if wave.any() else []
+            for name, wave in stems.items()
+        },
+    )
 
 
 def shown_of(mixture: Mixture) -> Shown:
@@ -270,13 +305,13 @@ def reverberation_s(response: np.ndarray, sample_rate: int) -> float | None:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_audio(folder: Path, part: Part) -> None:
+def write_audio(folder: Path, part: Part | StemPart) -> None:
     """Every signal as 16-bit wav where the page expects it; render leaves nothing above full scale."""
     for shown in part.shown:
         for kind, signal in shown.signals.items():
             samples = np.clip(np.round(signal * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
             path = folder / sound_path(part, shown.mixture, kind)
-            audio.write_pcm16(path, [samples], shown.mixture.sample_rate)
+            audio.write_pcm16(path, [samples.T], shown.mixture.sample_rate, len(np.atleast_2d(samples)))
 
 
 def refuse_other_folder(out: Path) -> None:

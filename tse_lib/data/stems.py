@@ -94,6 +94,11 @@ class StemMixtures(Dataset):
         Raises:
             ValueError: ten draws in a row cannot be used.
         """
+        mixture, rendered, bad_files = self.usable(index)
+        return {**to_stem_item(mixture, rendered), "bad_files": bad_files}
+
+    def usable(self, index: int) -> tuple[Mixture, RenderedStems, list[str]]:
+        """The first draw of an item that can be used, rendered, and what was wrong with those before."""
         bad_files: list[str] = []
         for attempt in range(ATTEMPTS):
             mixture = self.mixture(index, attempt)
@@ -103,7 +108,7 @@ class StemMixtures(Dataset):
                 bad_files.append(str(error))
                 continue
             if rendered.mixture.any():  # else every crop tried lay in a pause
-                return {**to_stem_item(mixture, rendered), "bad_files": bad_files}
+                return mixture, rendered, bad_files
         why = bad_files[-1] if bad_files else "only silence was drawn"
         raise ValueError(f"train-{index}: {ATTEMPTS} draws in a row cannot be used; the last: {why}")
 

@@ -22,6 +22,8 @@ GENERATOR = '<meta name="generator" content="tse inspect">'
 PEAK = 0.9  # of the loudest signal of a mixture in its pictures; the audio keeps its level
 
 Draw = dict[str, Any]
+Quantity = tuple[str, str, str, int]  # by key of a draw: what it is called, the unit, the knob that asks for it, digits
+Event = tuple[str, Callable[[Draw], Sequence[bool]]]  # the knob that asks for it, from a draw to one answer or several
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,7 @@ def rir_set(source: Source, rir_sets: Mapping[tuple[str, int], str]) -> str | No
     return rir_sets.get((source.rir.path, source.rir.start), "?") if source.rir else None
 
 
-# key of a draw: (what it is called, the unit, the knob that asks for it, digits)
-QUANTITIES = {
+QUANTITIES: dict[str, Quantity] = {
     "num_talkers": ("talkers", "", "num_talkers", 1),
     "sir_db": ("SIR", "dB", "sir_db", 1),
     "snr_db": ("SNR", "dB", "snr_db", 1),
@@ -158,8 +159,7 @@ QUANTITIES = {
     "num_freq_masks": ("frequency masks", "", "num_freq_masks", 1),
 }
 
-# what happens or does not: (the knob that asks for it, from a draw to one answer or several)
-EVENTS: dict[str, tuple[str, Callable[[Draw], Sequence[bool]]]] = {
+EVENTS: dict[str, Event] = {
     "target absent": ("target_absent", lambda draw: [not draw["present"]]),
     "mixture with noise": ("noise_probability", lambda draw: [draw["snr_db"] is not None]),
     "talker in a room": ("rir_probability", lambda draw: [room is not None for room in draw["rooms"]]),
@@ -188,26 +188,7 @@ def drawn_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
 
     What is never drawn has no row.
     """
-    heads = [""]
-    for part in parts:
-        heads += [f"{part.name}: asked", "drawn [least, most]"]
-    rows = []
-    for key, (title, unit, knob, digits) in QUANTITIES.items():
-        row = [f"{title} ({unit})" if unit else title]
-        for part in parts:
-            values = values_of(part.draws, key)
-            drawn = values and (any(values) or not knob.endswith("_masks"))
-            row += [asked(part.simulation, knob), spread(values, digits)] if drawn else ["", "-"]
-        if any(row[1::2]):
-            rows.append(row)
-    for title, (knob, answers) in EVENTS.items():
-        row = [title]
-        for part in parts:
-            given = [answer for draw in part.draws for answer in answers(draw)]  # none of enrolments in a separation
-            share = float(np.mean(given)) if given else 0.0
-            row += [f"{100 * getattr(part.simulation, knob):g} %", f"{100 * share:.1f} %"]
-        if any(cell not in ("0 %", "0.0 %") for cell in row[1:]):
-            rows.append(row)
+    heads, rows = asked_and_drawn(parts, QUANTITIES, EVENTS)
     rir_sets = sorted({name for part in parts for name in part.rir_sets.values()})
     for name in rir_sets if len(rir_sets) > 1 else []:
         row = [f"rooms of {name}"]
@@ -224,8 +205,40 @@ def drawn_table(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
     return heads, [*rows, *([row] if any(cell != "-" for cell in row[2::2]) else [])]
 
 
-def asked(simulation: Simulation, knob: str) -> str:
-    value = getattr(simulation, knob)
+def asked_and_drawn(
+    parts: Sequence[Any],
+    quantities: Mapping[str, Quantity],
+    events: Mapping[str, Event],
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of what any kind of drawing has: a row a quantity, then a row an event."""
+    heads = [""]
+    for part in parts:
+        heads += [f"{part.name}: asked", "drawn [least, most]"]
+    rows = []
+    for key, (title, unit, knob, digits) in quantities.items():
+        row = [f"{title} ({unit})" if unit else title]
+        for part in parts:
+            values = values_of(part.draws, key)
+            drawn = values and (any(values) or not knob.endswith("_masks"))
+            row += [asked(part.simulation, knob), spread(values, digits)] if drawn else ["", "-"]
+        if any(cell not in ("", "-") for cell in row[1:]):
+            rows.append(row)
+    for title, (knob, answers) in events.items():
+        row = [title]
+        for part in parts:
+            given = [answer for draw in part.draws for answer in answers(draw)]  # none of enrolments in a separation
+            share = float(np.mean(given)) if given else 0.0
+            row += [f"{100 * getattr(part.simulation, knob):g} %", f"{100 * share:.1f} %"]
+        if any(cell not in ("0 %", "0.0 %") for cell in row[1:]):
+            rows.append(row)
+    return heads, rows
+
+
+def asked(simulation: Any, knob: str) -> str:
+    """What a knob of a drawing stands at; nothing where no knob asks for the quantity."""
+    value = getattr(simulation, knob) if knob else None
+    if value is None:
+        return ""
     low, high = value if isinstance(value, tuple) else (value, value)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
@@ -280,8 +293,18 @@ def at_peak(found: Measured) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def inspection_page(title: str, parts: Sequence[Part], origin: Sequence[str]) -> str:
-    """The page; a signal's player has the address that `sound_path` gives. `origin`: facts for the foot of the page."""
+def sections(parts: Sequence[Part]) -> list[str]:
+    return [drawn_section(parts), measured_section(parts), *map(mixtures_section, parts)]
+
+
+def inspection_page(title: str, parts: Sequence[Any], sections: Sequence[str], origin: Sequence[str]) -> str:
+    """The page; a signal's player has the address that `sound_path` gives.
+
+    Args:
+        parts: of any kind, with a `name` and a `folder`.
+        sections: with the ids "drawn", "measured" and "mixtures-<folder>" of each part.
+        origin: facts for the foot of the page.
+    """
     links = "".join(f'<a href="#mixtures-{part.folder}">{escape(part.name)}</a>' for part in parts)
     head = (
         f'<header><p class="eyebrow">Mixtures as they are drawn</p><h1>{escape(title)}</h1><nav aria-label="Sections">'
@@ -290,33 +313,42 @@ def inspection_page(title: str, parts: Sequence[Part], origin: Sequence[str]) ->
     )
     facts = "".join(f"<li>{escape(fact)}</li>" for fact in origin)
     foot = f'<footer id="origin"><h2>Where this comes from</h2><ul>{facts}</ul></footer>'
-    body = [head, drawn_section(parts), measured_section(parts), *map(mixtures_section, parts), foot]
-    return page(f"{title} - inspection", "\n".join(body), f"{GENERATOR}\n<style>{STYLE}</style>\n")
+    body = "\n".join([head, *sections, foot])
+    return page(f"{title} - inspection", body, f"{GENERATOR}\n<style>{STYLE}</style>\n")
 
 
 def drawn_section(parts: Sequence[Part]) -> str:
-    heads, rows = drawn_table(parts)
-    counts = ", ".join(f"{len(part.draws)} of {part.name}" for part in parts)
-    figures = []
-    for key, (title, unit, _, digits) in QUANTITIES.items():
-        series = {part.name: values_of(part.draws, key) for part in parts}
-        series = {name: values for name, values in series.items() if values}
-        if np.ptp([value for values in series.values() for value in values] or [0]) >= 10**-digits:
-            named = title[0].upper() + title[1:]
-            svg = charts.histograms(series, unit or title, f"Histogram: {named} of {', '.join(series)}")
-            figures.append(figure(named, svg, NOTES.get(key, "")))
     counted = times_wanted(
         [draw for part in parts for draw in part.draws], sorted({name for part in parts for name in part.speakers})
     )
     never = sum(count == 0 for count in counted.values())
     svg = charts.ranks(counted, f"{len(counted)} speakers", "draws", "How often each speaker is the target")
     note = "Every utterance is the target equally often, so speakers with many are wanted more often."
-    figures.append(figure("Who is the target, in all draws", svg, f"{note} {never} never are." if never else note))
+    targets = figure("Who is the target, in all draws", svg, f"{note} {never} never are." if never else note)
+    return as_drawn(parts, drawn_table(parts), [*spreads(parts, QUANTITIES, NOTES), targets])
+
+
+def as_drawn(parts: Sequence[Any], table: tuple[list[str], list[list[str]]], figures: Sequence[str]) -> str:
+    """The section of what is known from the text of the draws."""
+    counts = ", ".join(f"{len(part.draws)} of {part.name}" for part in parts)
+    spread_out = f'<h3>How they are spread</h3><div class="grid">{"".join(figures)}</div>' if figures else ""
     return (
         f'<section id="drawn"><h2>Asked and drawn</h2><p class="lead">From the text of the draws, no audio: {counts}.'
-        f"</p>{html_table('Asked for, and drawn: mean and range', heads, rows)}"
-        f'<h3>How they are spread</h3><div class="grid">{"".join(figures)}</div></section>'
+        f"</p>{html_table('Asked for, and drawn: mean and range', *table)}{spread_out}</section>"
     )
+
+
+def spreads(parts: Sequence[Any], quantities: Mapping[str, Quantity], notes: Mapping[str, str]) -> list[str]:
+    """A figure a quantity that is not the same everywhere."""
+    figures = []
+    for key, (title, unit, _, digits) in quantities.items():
+        series = {part.name: values_of(part.draws, key) for part in parts}
+        series = {name: values for name, values in series.items() if values}
+        if np.ptp([value for values in series.values() for value in values] or [0]) >= 10**-digits:
+            named = title[0].upper() + title[1:]
+            svg = charts.histograms(series, unit or title, f"Histogram: {named} of {', '.join(series)}")
+            figures.append(figure(named, svg, notes.get(key, "")))
+    return figures
 
 
 NOTES = {
@@ -338,22 +370,26 @@ def measured_section(parts: Sequence[Part]) -> str:
 
 
 def mixtures_section(part: Part) -> str:
+    return examples(part, [article(part, shown) for shown in part.shown], ", an enrolment has its own")
+
+
+def examples(part: Any, articles: Sequence[str], except_for: str = "") -> str:
+    """The section of a part's mixtures, an article each."""
     rate = part.shown[0].mixture.sample_rate
     bar = data_uri("image/png", charts.colour_bar_png())
-    articles = "\n".join(article(part, shown) for shown in part.shown)
     return (
         f'<section id="mixtures-{part.folder}"><h2>Mixtures of <em>{escape(part.name)}</em></h2>'
         '<p class="lead">The audio is as the network gets it, at its level. In the pictures a mixture and its parts '
-        "share one gain and one colour scale, an enrolment has its own. Frequency is linear, 0 to "
+        f"share one gain and one colour scale{except_for}. Frequency is linear, 0 to "
         f'{rate / 2000:g} kHz from bottom to top.</p><p class="scale"><span>-{charts.SPECTROGRAM_RANGE_DB:g} dB</span>'
         f'<img src="{bar}" alt="Colours of the spectrograms, from quiet to loud"><span>0 dB, the loudest point</span>'
-        f"</p>{articles}</section>"
+        "</p>" + "\n".join(articles) + "</section>"
     )
 
 
-def sound_path(part: Part, mixture: Mixture, kind: str) -> str:
+def sound_path(part: Any, mixture: Mixture, kind: str) -> str:
     """Where a signal lies, relative to the page."""
-    return f"audio/{part.folder}/{slug(mixture.mix_id)}/{kind}.wav"
+    return f"audio/{part.folder}/{slug(mixture.mix_id)}/{slug(kind)}.wav"
 
 
 def article(part: Part, shown: Shown) -> str:
@@ -465,19 +501,31 @@ def time_line(part: Part, shown: Shown) -> str:
         begin, end = (edge / mixture.sample_rate for edge in crop)
         style = "s1" if kind == "target" else "s2" if kind.startswith("interferer") else "own"
         heard = [(max(0.0, first), min(longest, last)) for first, last in shown.speech[kind]]
-        spans = ", ".join(f"{first:.2f} to {last:.2f} s" for first, last in heard[:8]) + (" …" if heard[8:] else "")
-        bars = "".join(
-            f'<rect class="{style} solid" x="{1000 * first / longest:.1f}" y="3" '
-            f'width="{1000 * (last - first) / longest:.1f}" height="14"/>'
-            for first, last in heard
-        )
-        rows.append(
-            f'<span class="who">{escape(name_of(kind, mixture))}</span>'
-            f'<svg class="track" viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" '
-            f'aria-label="{escape(name_of(kind, mixture))} is heard from {spans}">'
-            f'<rect class="{style} pale" x="{1000 * begin / longest:.1f}" y="0" '
-            f'width="{1000 * (end - begin) / longest:.1f}" height="20"/>{bars}</svg>'
-        )
+        rows.append(track(name_of(kind, mixture), style, (begin, end), heard, longest))
+    return with_ticks(rows, longest)
+
+
+def track(
+    name: str, style: str, crop_s: tuple[float, float], heard_s: Sequence[tuple[float, float]], longest_s: float
+) -> str:
+    """A row of a time line: pale where the crop lies, full where something is heard."""
+    begin, end = crop_s
+    spans = ", ".join(f"{first:.2f} to {last:.2f} s" for first, last in heard_s[:8]) + (" …" if heard_s[8:] else "")
+    bars = "".join(
+        f'<rect class="{style} solid" x="{1000 * first / longest_s:.1f}" y="3" '
+        f'width="{1000 * (last - first) / longest_s:.1f}" height="14"/>'
+        for first, last in heard_s
+    )
+    return (
+        f'<span class="who">{escape(name)}</span>'
+        f'<svg class="track" viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(name)} is heard from {spans}">'
+        f'<rect class="{style} pale" x="{1000 * begin / longest_s:.1f}" y="0" '
+        f'width="{1000 * (end - begin) / longest_s:.1f}" height="20"/>{bars}</svg>'
+    )
+
+
+def with_ticks(rows: Sequence[str], longest: float) -> str:
     ticks = [tick for tick in charts.Scale(0, longest, 0, 100).ticks(6) if tick < 0.97 * longest]
     marks = "".join(f'<span style="left:{100 * tick / longest:.2f}%">{tick:g} s</span>' for tick in ticks)
     return f'<div class="timeline">{"".join(rows)}<span></span><div class="ticks">{marks}</div></div>'
@@ -549,8 +597,12 @@ def rms_db(signal: np.ndarray) -> float:
 
 def as_text(parts: Sequence[Part]) -> str:
     """The tables for the terminal."""
+    return tables_as_text(drawn_table(parts), measured_table(parts))
+
+
+def tables_as_text(*tables: tuple[list[str], list[list[str]]]) -> str:
     lines = []
-    for heads, rows in (drawn_table(parts), measured_table(parts)):
+    for heads, rows in tables:
         widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
         for row in [heads, *rows]:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -590,7 +642,7 @@ STYLE = """
 .pale { fill: var(--c); fill-opacity: .25; } .own { --c: var(--accent); }
 .ticks { position: relative; height: 18px; color: var(--soft); font-size: 11px; font-variant-numeric: tabular-nums; }
 .ticks span { position: absolute; border-left: 1px solid var(--axis); padding-left: 4px; white-space: nowrap; }
-.example .scroll { margin-top: 14px; }
+.example .scroll, .scroll + .grid { margin-top: 14px; }
 .drawn th, .drawn td { padding: 6px 12px; text-align: left; font-size: 13px; }
 .drawn tbody th { white-space: nowrap; min-width: 0; }
 @media (max-width: 560px) { .timeline { grid-template-columns: 92px 1fr; gap: 4px 8px; } .who { font-size: 12px; } }
