@@ -1,13 +1,14 @@
 """tse inspect of mixtures of stems: the page and the audio are what training gets."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 import yaml
 
 from tests.test_inspect import parts_of
-from tests.test_report import Page
+from tests.test_report import CHROMIUM, Page, in_browser
 from tests.test_stems import RATE, STEMS, data, experiment  # noqa: F401  (a fixture)
 from tse_lib import audio
 from tse_lib.bin.main import main
@@ -62,6 +63,14 @@ def test_the_page_of_stems(stems):
             assert level == pytest.approx(there - whole, abs=0.1)
             assert 0 < sum(end - begin for begin, end in shown["heard_s"][name]) <= 1.5
         assert all(not waves[name].any() for name in set(waves) - {"mixture", *shown["levels_db"]})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page with")
+def test_the_page_of_stems_in_a_browser(stems, tmp_path):
+    shutil.copytree(stems, tmp_path / "copy")
+    found, console = in_browser(tmp_path / "copy" / "index.html", tmp_path / "copy")
+    assert console == "" and found["width"] <= 0 and found["bad_images"] == found["bad_audio"] == 0
 
 
 def test_fixed_sets_of_stems(data, tmp_path, capsys):  # noqa: F811
