@@ -117,10 +117,10 @@ def make_sets(
             (out / f"{prefix}{name}" / "wav.scp").unlink(missing_ok=True)  # old and new sets are never there together
         elif (out / f"{prefix}{name}" / "wav.scp").exists():
             print(f"warning: {out / f'{prefix}{name}'} is left as an earlier run made it; nothing is in this set now")
-    folders = [out / f"{prefix}{name}" for name in SETS if sets[name]]
-    for folder in folders:
-        write_data_dir(folder, sets[folder.name.removeprefix(prefix)], genders)
-    return folders
+    folders = {name: out / f"{prefix}{name}" for name in SETS if sets[name]}
+    for name, folder in folders.items():
+        write_data_dir(folder, sets[name], genders)
+    return list(folders.values())
 
 
 # ----------------------------------------------------------------------------------------------------------- options
