@@ -23,6 +23,8 @@ def read_csv(path: Path, columns: Sequence[str], strip: bool = True) -> Iterator
             rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+    except csv.Error as error:  # no ValueError; a quotation mark that nothing closes takes in all lines after it
+        raise ValueError(f"{path}: line {reader.line_num}: {error}; is a quotation mark not closed?") from None
     if not rows:
         raise ValueError(f"{path}: no rows in it")
     missing = [column for column in columns if column not in rows[0][1]]
