@@ -118,7 +118,23 @@ def test_noise_and_room_responses_have_no_speakers(tmp_path):
     assert (utt.spk_id, utt.activity) == ("", "")
 
 
-def test_links_that_lead_out_of_the_root_are_not_followed(tmp_path):
+def test_what_systems_hide_beside_recordings_is_no_recording(tmp_path):
+    root = make_speech(tmp_path / "corpus", speakers=1)
+    for name in ("._u0.wav", ".AppleDouble/u0.wav", ".unpack-x.zip/spk1/u0.wav", ".DS_Store"):
+        (root / "spk0" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "spk0" / name).write_bytes(b"\0\5\26\7")
+    folder.prepare(root, tmp_path / "data", shares=(1, 0, 0), nj=1)
+    assert [utt.utt_id for utt in read_data_dir(tmp_path / "data" / "train")] == ["spk0-chapter-u0", "spk0-chapter-u1"]
+
+
+def test_a_prefix_may_name_a_folder(tmp_path):
+    root = make_speech(tmp_path / "corpus", speakers=3)
+    folders = folder.prepare(root, tmp_path / "data", prefix="mine/sp_", nj=1)
+    assert folders == [tmp_path / "data" / "mine" / f"sp_{name}" for name in SETS]
+    assert all(len(read_data_dir(one)) == 2 for one in folders)
+
+
+def test_links_that_lead_out_of_the_root_are_not_followed(tmp_path, capsys):
     root = make_speech(tmp_path / "corpus", speakers=1)
     write_wave(tmp_path / "elsewhere" / "private.wav")
     (root / "spk0" / "out").symlink_to(tmp_path / "elsewhere")
@@ -126,6 +142,7 @@ def test_links_that_lead_out_of_the_root_are_not_followed(tmp_path):
     (root / "spk0" / "loop").symlink_to(root)
     folder.prepare(root, tmp_path / "data", shares=(1, 0, 0), nj=1)
     assert [utt.utt_id for utt in read_data_dir(tmp_path / "data" / "train")] == ["spk0-chapter-u0", "spk0-chapter-u1"]
+    assert f"links that lead out of {root}: {root}/spk0/file.wav and 1 more" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------ folder: metadata and cuts
@@ -349,6 +366,13 @@ def test_faulty_metadata_is_named(tmp_path, rows, message):
 def test_metadata_in_another_encoding_is_named(tmp_path):
     (tmp_path / "metadata.csv").write_bytes("path,speaker\nZoë.wav,Zoë\n".encode("latin-1"))
     with pytest.raises(ValueError, match="metadata.csv: not UTF-8 text"):
+        folder.prepare(tmp_path, tmp_path / "data", nj=1)
+
+
+def test_a_quotation_mark_that_is_not_closed_is_named(tmp_path):
+    rows = "".join(f"{number:0100}.wav,a\n" for number in range(2000))  # csv's longest field is 128 KiB
+    (tmp_path / "metadata.csv").write_text(f'path,speaker\n"a.wav,a\n{rows}')
+    with pytest.raises(ValueError, match="metadata.csv: line .*; is a quotation mark not closed"):
         folder.prepare(tmp_path, tmp_path / "data", nj=1)
 
 

@@ -112,6 +112,7 @@ def make_wham(root: Path) -> Path:
 def test_wham_keeps_its_split_and_its_places_apart(tmp_path, capsys):
     root = make_wham(tmp_path / "wham_noise")
     write_wave(root / "tr" / "011a0101_0.061105_401c020r_-0.061105sp08.wav", 16000)  # as LibriMix adds them
+    (root / "tr" / "._011a0101.wav").write_bytes(b"of macOS")
     sets = made(wham_noise.prepare(root, tmp_path / "data", nj=1))
     assert ids(sets["train"]) == [f"tr-{name}" for name, _ in WHAM_CLIPS["tr"]]
     assert ids(sets["dev"]) == [f"cv-{name}" for name, _ in WHAM_CLIPS["cv"]]

@@ -59,6 +59,7 @@ def make_simulated(root: Path, top: str, sample_rate: int = 16000, lists: bool =
 @pytest.mark.parametrize("lists", (True, False))
 def test_a_simulated_room_is_its_size_and_its_number(tmp_path, lists):
     root = make_simulated(tmp_path / "slr26", "simulated_rirs_48k", 48000, lists)
+    (root / "simulated_rirs_48k/smallroom/Room001/._Room001-00001.wav").write_bytes(b"of macOS")
     sets = made(slr26.prepare(root, tmp_path / "data", sample_rate=48000, shares=(0.5, 0.17, 0.33), nj=1))
     assert {name: len(utts) for name, utts in sets.items()} == {"train": 6, "dev": 2, "test": 4}
     groups = {utt.group for utts in sets.values() for utt in utts}

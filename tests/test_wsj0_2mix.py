@@ -26,6 +26,15 @@ def faults_of(top, task, enrolls=None):
     return str(told.value)
 
 
+def test_what_macos_keeps_beside_a_mixture_is_none(tmp_path):
+    root, mixtures, _ = fake.make(tmp_path)
+    for kind in wsj0_2mix.KINDS:
+        (mixtures / "cv" / kind / f"._{fake.MIXES['cv'][0]}.wav").write_bytes(b"of macOS")
+    (root / "._spkrinfo.txt").write_bytes(b"\0 x\n011 ? of macOS\n")
+    wsj0_2mix.prepare(root, mixtures, "separate", tmp_path / "data", nj=1)
+    assert len(read_mixtures(tmp_path / "data" / "dev" / "mixtures.jsonl")) == len(fake.MIXES["cv"])
+
+
 def test_separation(tmp_path, capsys):
     assert prepare(tmp_path, "separate") == [tmp_path / "data" / "train"]
     assert "cv: 2 mixtures; WSJ0-2mix has 5000" in capsys.readouterr().out

@@ -163,7 +163,10 @@ def listed_path(path: Path) -> str:
 
 
 def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> list[Path]:
-    """All audio files below `root`, sorted; links that lead out of it are not followed.
+    """All audio files below `root`, sorted; links that lead out of it are not followed, which is printed.
+
+    Hidden files and folders are none of the corpus: macOS keeps `._name.wav` beside `name.wav`, file servers
+    `.AppleDouble/name.wav`.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -172,16 +175,24 @@ def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> lis
         raise FileNotFoundError(f"--root {root}: no such folder")
     inside = root.resolve()
     found: list[Path] = []
+    outside: list[Path] = []
     seen: set[Path] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
+        if not real.is_relative_to(inside):
+            outside.append(Path(folder))
         if real in seen or not real.is_relative_to(inside):
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(folder) / name for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in extensions and path.resolve().is_relative_to(inside)]
+        for path in paths:
+            if path.suffix.lower() in extensions:
+                (found if path.resolve().is_relative_to(inside) else outside).append(path)
+    if outside:
+        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+        print(f"warning: left out, links that lead out of {root}: {min(outside)}{more}; copy what they lead to")
     return sorted(found, key=lambda path: os.fsencode(path))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tse_lib.corpora.download import Archive
-from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets, unpacked
+from tse_lib.corpora.sets import SHARES, Recording, add_set_options, audio_files, make_sets, unpacked
 
 SIZES = ("smallroom", "mediumroom", "largeroom")
 RATES = (16000, 48000)
@@ -85,7 +85,7 @@ def simulated(folder: Path, sizes: Sequence[str]) -> tuple[list[Recording], list
             lines = table.read_text(encoding="utf-8").splitlines()
             names = [(f"{table}:{number}", line.split()[-1]) for number, line in enumerate(lines, 1) if line.strip()]
         elif (folder / size).is_dir():
-            names = [(str(path), str(path)) for path in sorted((folder / size).glob("*/*.wav"))]
+            names = [(str(path), str(path)) for path in audio_files(folder / size, (".wav",))]
         else:
             raise FileNotFoundError(f"{folder / size}: no such folder; --root is the folder that holds {folder.name}/")
         for place, path in names:

@@ -61,7 +61,7 @@ def prepare(
     root = unpacked(root, "high_res_wham" if high_res else "wham_noise")
     recordings, faults = _high_res(root) if high_res else _cut(root)
     listed = {recording.path for recording in recordings}
-    others = sum(path not in listed for folder in ("audio", *FOLDERS) for path in (root / folder).glob("*.wav"))
+    others = sum(path not in listed for folder in ("audio", *FOLDERS) for path in (root / folder).glob("[!.]*.wav"))
     if others:  # other tools put copies at other speeds there
         print(f"left out, {others} files that the metadata does not list")
     return make_sets(

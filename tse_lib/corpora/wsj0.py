@@ -138,7 +138,7 @@ def read_genders(root: Path) -> tuple[dict[str, str], list[str]]:
     """
     genders: dict[str, str] = {}
     faults = []
-    for table in sorted(path for path in root.rglob("*") if path.name.lower().endswith("spkrinfo.txt")):
+    for table in sorted(path for path in root.rglob("[!.]*") if path.name.lower().endswith("spkrinfo.txt")):
         for number, line in enumerate(table.read_text(encoding="latin-1").splitlines(), 1):
             speaker, gender = (line.lower().split() + ["", ""])[:2]
             if line.startswith(";") or "--" in line or not re.fullmatch(r"[0-9a-z]{3}", speaker):

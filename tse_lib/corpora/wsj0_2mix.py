@@ -138,7 +138,8 @@ def _triples(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         FileNotFoundError: there are none.
     """
-    names = {kind: {path.stem for path in (folder / kind).glob("*.wav")} for kind in KINDS}
+    # what begins with a dot is none of the corpus: macOS keeps `._name.wav` beside `name.wav`
+    names = {kind: {path.stem for path in (folder / kind).glob("[!.]*.wav")} for kind in KINDS}
     if not names["mix"]:
         raise FileNotFoundError(
             f"{folder / 'mix'}: no .wav files; --mixtures is the folder with cv and tt (…/wav8k/min)"
