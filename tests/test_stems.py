@@ -306,6 +306,16 @@ def test_what_would_be_above_full_scale_is_turned_down_together():
     assert rendered.mixture[0, 0] > 0.999
 
 
+def test_rounded_stems_do_not_add_up_to_more_than_full_scale():
+    draws = torch.Generator().manual_seed(0)
+    waves = list(torch.rand(3, 1, 20000, generator=draws) * 0.5)
+    waves.append(1.1 - sum(waves))  # as of a limited recording: the sum is at its peak all the time
+    stems = tuple(Stem(str(number), "t", (Clip(str(number), 0, 20000),)) for number in range(4))
+    mixture = Mixture("m", RATE, 20000, True, (), (), stems=stems, num_channels=1)
+    rendered = render_stems(mixture, lambda clip: waves[int(clip.path)])
+    assert 0.999 < rendered.mixture.abs().max() < 1  # else a flac cannot hold it
+
+
 def test_mono_one_shots_make_stereo_mixtures(tmp_path):
     drums.prepare(fake_drums.make(tmp_path / "drums", channels=1), tmp_path / "data", nj=1)
     conf = experiment(simulation={"pan": [-1, 1]})

@@ -401,7 +401,8 @@ def render_stems(mixture: Mixture, read: Callable[[Clip], Tensor]) -> RenderedSt
     scale = torch.tensor(1.0)
     if mixture.peak_dbfs and peak > 0:
         scale = gain(mixture.peak_dbfs) / peak
-    scale = torch.minimum(scale, FULL_SCALE / loudest.clamp_min(1e-8))
+    most = FULL_SCALE - len(mixture.stems) * STEP  # the rounding of every stem may add to the sum
+    scale = torch.minimum(scale, most / loudest.clamp_min(1e-8))
     targets = (targets * (scale / STEP)).round() * STEP
     return RenderedStems(targets.sum(0), targets)
 
