@@ -93,6 +93,20 @@ def test_any_name_any_rate_and_several_channels(tmp_path, capsys):
     assert "warning: 1 files have several channels" in capsys.readouterr().out
 
 
+def test_channels_that_leave_nothing_to_hear_are_a_fault(tmp_path, capsys):
+    wave = 0.1 * rng(0, "channels").standard_normal(2000).astype(np.float32)
+    for number in range(3):
+        audio.write(tmp_path / "rirs" / f"{number}.wav", np.stack([0 * wave, wave]), 8000)
+        audio.write(tmp_path / "noise" / f"{number}.wav", np.stack([wave, -wave]), 8000)
+    with pytest.raises(ValueError, match="rirs/0.wav \\(first channel\\): silent"):
+        folder.prepare(tmp_path / "rirs", tmp_path / "data", kind="rir", nj=1)
+    with pytest.raises(ValueError, match="noise/0.wav \\(mean of its channels\\): silent"):
+        folder.prepare(tmp_path / "noise", tmp_path / "data", kind="noise", nj=1)
+    audio.write(tmp_path / "rirs" / "0.wav", np.stack([wave, 0 * wave]), 8000)
+    folder.prepare(tmp_path / "rirs", tmp_path / "data", kind="rir", shares=(1, 0, 0), skip_bad=True, nj=1)
+    assert "1 files have several channels; the first is taken" in capsys.readouterr().out
+
+
 def test_paths_below_the_current_folder_are_relative(tmp_path, monkeypatch):
     make_speech(tmp_path / "here" / "corpus", speakers=1)
     monkeypatch.chdir(tmp_path / "here")

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from tse_lib import audio
 from tse_lib.manifest import Utterance, make_id, write_data_dir
 from tse_lib.parallel import parallel_map
@@ -102,7 +100,8 @@ def make_sets(
     report_faults([*faults, *(result.fault for result in checked if result.fault)], skip_bad)
     several = sum(result.num_channels > 1 for result in checked)
     if several:
-        print(f"warning: {several} files have several channels; they are averaged to one when they are read")
+        what = "the first is taken" if kind == "rir" else "they are averaged to one"
+        print(f"warning: {several} files have several channels; {what} when they are read")
     good = [(recording, result.utt) for recording, result in zip(recordings, checked, strict=True) if result.utt]
     if not good:
         raise ValueError(f"{root}: no file is left, all {len(checked)} are faulty")
@@ -247,12 +246,13 @@ def _check(recording: Recording, kind: str, min_s: float, sample_rate: int | Non
             raise ValueError(f"{path}: {header.sample_rate} Hz, this corpus has {sample_rate} Hz")
         length = (recording.end or header.num_samples) - recording.start
         wave, rate = audio.read(path, start=recording.start, num_samples=length, mono=False)
-        audio.refuse_silence(wave, path)
+        used, how = (wave[0], "first channel") if kind == "rir" else (wave.mean(0), "mean of its channels")
+        audio.refuse_silence(used, path if len(wave) == 1 else f"{path} ({how})")
         if length < min_s * rate:
             raise ValueError(f"{path}: {length / rate:.2f} s, shorter than --min_s {min_s:g}")
     except (ValueError, OSError) as error:
         return Checked(None, str(error), 1)
-    activity = audio.activity(np.mean(wave, axis=0), rate) if kind == "speech" else ""
+    activity = audio.activity(used, rate) if kind == "speech" else ""
     group = make_id(recording.group) if recording.group else ""
     utt = Utterance(recording.utt_id, listed, rate, length, recording.start, recording.spk_id, activity, group)
     return Checked(utt, "", header.num_channels)
