@@ -175,10 +175,11 @@ def _check_speakers(folder: Path, tables: dict[str, Table]) -> list[str]:
         for utt, spk in sorted(ours ^ theirs)[:3]:
             has, lacks = ("utt2spk", "spk2utt") if (utt, spk) in ours else ("spk2utt", "utt2spk")
             faults.append(f"{folder}/{has}: '{utt}' is of speaker '{spk}', which {lacks} does not say")
+    speakers = None if utt2spk is None else set(utt2spk.values())
     for spk, gender in tables.get("spk2gender", {}).items():
         if gender not in ("f", "m"):
             faults.append(f"{folder}/spk2gender: '{spk}' is '{gender}'; f or m")
-        if utt2spk is not None and spk not in utt2spk.values():
+        if speakers is not None and spk not in speakers:
             faults.append(f"{folder}/spk2gender: '{spk}' has no utterance in this set")
     return faults
 
