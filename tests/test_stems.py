@@ -136,6 +136,14 @@ def test_tracks_without_folders_of_splits_are_dealt_out_whole(tmp_path):
     assert [len(one) for one in ids] == [6, 3, 3] and len(set.union(*ids)) == 12
 
 
+@pytest.mark.parametrize("other", ("Test", "extras"))
+def test_a_folder_beside_those_of_splits_does_not_undo_them(tmp_path, other):
+    root = fake_drums.make_tracks(tmp_path / "tracks", splits=("train", "test", other), count=1, seconds=0.3)
+    with pytest.raises(ValueError, match=f"{other}0: lies in none of the folders train, "):
+        tracks_of.prepare(root, tmp_path / "data", nj=1)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(
     ("stems", "fault"),
     [

@@ -132,7 +132,12 @@ def find_tracks(root: Path, shares: tuple[float, float, float]) -> list[TrackRow
     if root in folders:
         raise ValueError(f"{root}: audio files lie in the root itself; <root>/<track>/<stem>.wav is expected")
     below = {folder: folder.relative_to(root).parts for folder in folders}
-    listed = all(parts[0] in SPLITS and len(parts) > 1 for parts in below.values())
+    others = [folder for folder, parts in below.items() if parts[0] not in SPLITS or len(parts) == 1]
+    listed = not others
+    if others and len(others) < len(folders):  # dealt out anew, tracks of the corpus's test set could be trained on
+        raise ValueError(
+            f"{others[0]}: lies in none of the folders {', '.join(SPLITS)}, as other tracks do; move it or rename those"
+        )
     rows = []
     for folder, parts in below.items():
         track_id = make_id(*(parts[1:] if listed else parts))
