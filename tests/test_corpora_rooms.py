@@ -14,6 +14,7 @@ from scipy.signal import butter, sosfilt
 from tests.test_corpora_noise import made as made_sets
 from tse_lib import audio
 from tse_lib.bin.prepare import main as prepare_main
+from tse_lib.bin.validate import check_set
 from tse_lib.corpora import folder, shoebox, slr26, slr28
 from tse_lib.corpora.shoebox import Room, Settings
 from tse_lib.manifest import Utterance, read_data_dir
@@ -332,6 +333,33 @@ def test_rooms_that_are_whole_are_kept(needs_pyroomacoustics, tmp_path, monkeypa
         simulated.clear()
         shoebox.prepare(Path("data"), **{**options, **change})
         assert simulated == made_again
+
+
+def test_rooms_of_another_prefix_leave_these_as_they_are(needs_pyroomacoustics, tmp_path):
+    options = {"num_rooms": 3, "per_room": 1, "nj": 1, **SMALL}
+    shoebox.prepare(tmp_path, **options)
+    before = contents(tmp_path)
+    folders = shoebox.prepare(tmp_path, prefix="rir_other_", **{**options, "rt60_s": (0.2, 0.25)})
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert all(check_set(folder)[0] == [] for folder in folders)
+
+
+def test_a_run_with_other_settings_that_is_killed_leaves_no_set_of_the_old_rooms(
+    needs_pyroomacoustics, tmp_path, monkeypatch
+):
+    options = {"num_rooms": 3, "per_room": 1, "nj": 1, **SMALL}
+    (folder, *_) = shoebox.prepare(tmp_path, **options)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shoebox, "draw_room", killed)
+    shoebox.prepare(tmp_path, **options)
+    assert (folder / "wav.scp").exists()
+    with pytest.raises(KeyboardInterrupt):
+        shoebox.prepare(tmp_path, **options, seed=1)
+    assert not (folder / "wav.scp").exists()
 
 
 def test_rooms_do_not_depend_on_the_process_that_makes_them(needs_pyroomacoustics, tmp_path):

@@ -14,6 +14,8 @@ decay is 1.2 to 1.7 times as long as Eyring's. It is the one for which the energ
     <out>/corpus/shoebox/room0001/room0001-1.wav …      32-bit float; 1 / distance is the height of the direct sound
     <out>/corpus/shoebox/room0001/room.json             written last: the room is whole, and made with these settings
     <out>/corpus/shoebox/metadata.csv                   all of it in a table, as the corpus `folder` reads it
+
+With a --prefix other than `rir_` they lie below <out>/corpus/<prefix>shoebox, so that sets of other rooms keep theirs.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from tse_lib import audio
-from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets
+from tse_lib.corpora.sets import SETS, SHARES, Recording, add_set_options, make_sets
 from tse_lib.files import replace_file
 from tse_lib.parallel import parallel_map
 from tse_lib.rng import rng
@@ -42,6 +44,7 @@ HIGH_PASS_HZ = 50
 ABSORPTION = (0.01, 0.9)  # of walls that there are
 TRIES = 200
 ENERGY_RATE = 1000  # of the curves that the absorption is found with, in Hz
+PREFIX = "rir_"
 RANGES = ("rt60_s", "size_m", "height_m", "distance_m")
 
 HELP = "rooms that are simulated (needs pip install -e .[sim])"
@@ -93,12 +96,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         limits = getattr(default, name)
         shown = " ".join(f"{limit:g}" for limit in limits)
         add(f"--{name}", type=float, nargs=2, default=limits, metavar=("MIN", "MAX"), help=f"{what} (default: {shown})")
-    add_set_options(parser, "rir_", split=True)
+    add_set_options(parser, PREFIX, split=True)
 
 
 def prepare(
     out: Path,
-    prefix: str = "rir_",
+    prefix: str = PREFIX,
     num_rooms: int = 600,
     per_room: int = Settings.per_room,
     sample_rate: int = Settings.sample_rate,
@@ -112,7 +115,7 @@ def prepare(
     skip_bad: bool = False,
     nj: int = 2,
 ) -> list[Path]:
-    """Make the rooms below `out/corpus/shoebox` and their sets `out/<prefix>{train,dev,test}`, split by rooms.
+    """Make the rooms below `out/corpus` and their sets `out/<prefix>{train,dev,test}`, split by rooms.
 
     Rooms that an earlier run made with the same settings are kept; `nj` changes nothing but the speed.
 
@@ -135,9 +138,13 @@ def prepare(
             raise ValueError(f"--{name} {low:g} {high:g}: two numbers above {least:g}, the lower one first")
     settings = Settings(seed, per_room, sample_rate, **{name: (low, high) for name, (low, high) in ranges.items()})
     _pyroomacoustics()
-    corpus = out / "corpus" / "shoebox"
+    corpus = out / "corpus" / ("shoebox" if prefix == PREFIX else f"{prefix}shoebox")
     for leftover in corpus.glob("**/.partial-*"):  # of a process that was killed
         leftover.unlink()
+    first = corpus / "room0001" / "room.json"
+    if first.exists() and not _kept(first, settings, corpus):  # the sets that are there are of other rooms
+        for name in SETS:
+            (out / f"{prefix}{name}" / "wav.scp").unlink(missing_ok=True)
     make = partial(make_room, settings=settings, corpus=corpus)
     rows = [row for rows in parallel_map(make, range(1, num_rooms + 1), nj, "rooms") for row in rows]
     with replace_file(corpus / "metadata.csv") as file:
