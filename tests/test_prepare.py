@@ -8,7 +8,7 @@ import pytest
 from tse_lib import audio
 from tse_lib.bin import prepare, validate
 from tse_lib.bin.main import main
-from tse_lib.manifest import read_data_dir, read_table
+from tse_lib.manifest import StemSet, Track, read_data_dir, read_table, write_stems
 from tse_lib.rng import rng
 
 
@@ -94,6 +94,19 @@ def test_validate_accepts_and_describes_good_sets(data, capsys):
         "data/dev: ok, 1 speakers, 2 utterances",
         "data/test: ok, 1 speakers, 2 utterances",
     ]
+
+
+def test_a_set_of_two_kinds_is_told_by_the_last_and_checked_as_both(data, capsys):
+    path = str(Path("corpus", "ann", "1.wav"))
+    write_stems(data / "dev", StemSet(tracks=(Track("t", 8000, 9600, {"kick": (path,)}, {"kick": "1" * 12}),)))
+    assert prepare.summary([data / "dev"]).splitlines()[1].split()[1:3] == ["-", "1"]
+    validate.main(["data/dev"])
+    assert "0 one-shots, 1 tracks, 1 speakers, 2 utterances" in capsys.readouterr().out
+    Path(data / "dev" / "utt2spk").unlink()
+    with pytest.raises(ValueError, match="spk2utt is there and utt2spk is not"):
+        validate.main(["data/dev"])
+    prepare.main(["folder", "--root", "corpus", "--nj", "1"])
+    assert prepare.summary([data / "dev"]).splitlines()[1].split()[1:3] == ["1", "2"]
 
 
 def test_validate_reports_speakers_that_two_sets_share(data, capsys):

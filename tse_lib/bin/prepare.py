@@ -14,17 +14,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def summary(folders: list[Path]) -> str:
-    """A table: speakers, utterances (or ready-made mixtures, performances, tracks) and hours of each set."""
+    """A table: speakers, utterances (or ready-made mixtures, performances, tracks) and hours of each set.
+
+    What a corpus of another kind made of a set before is still there; what was made last is told.
+    """
+    stems = {f"{name}.jsonl" for name in STEM_TABLES}
     width = max(len(str(folder)) for folder in folders)
     lines = [f"{'set':<{width}}  speakers  utterances   hours"]
     for folder in folders:
-        if (folder / "layers.jsonl").exists():
+        tables = [path for name in ("wav.scp", "layers.jsonl", *stems) if (path := folder / name).exists()]
+        last = max(tables, key=lambda path: path.stat().st_mtime_ns).name
+        if last == "layers.jsonl":
             mixes = read_layered(folder)
             speakers, count = {speaker for mix in mixes for speaker in mix.talkers}, len(mixes)
             seconds = sum(mix.seconds for mix in mixes)
-        elif any((folder / f"{name}.jsonl").exists() for name in STEM_TABLES):
-            stems = read_stems(folder)
-            lengths = [*(one.seconds for one in stems.performances), *(one.seconds for one in stems.tracks)]
+        elif last in stems:
+            found = read_stems(folder)
+            lengths = [*(one.seconds for one in found.performances), *(one.seconds for one in found.tracks)]
             speakers, count, seconds = set(), len(lengths), sum(lengths)
         else:
             utterances = read_tables(folder)

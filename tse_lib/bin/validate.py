@@ -36,13 +36,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_set(folder: Path, nj: int = 1) -> tuple[list[str], set[str], str]:
-    """All faults of one data set, its speakers, and what is in it in words."""
-    if (folder / "layers.jsonl").is_file():
-        return check_layered(folder, nj)
-    if any((folder / f"{name}.jsonl").is_file() for name in STEM_TABLES):
-        return check_stems(folder, nj)
-    if not (folder / "wav.scp").is_file():
+    """All faults of one data set, its speakers, and what is in it in words; it may be of several kinds."""
+    kinds = {
+        check_layered: ["layers.jsonl"],
+        check_stems: [f"{name}.jsonl" for name in STEM_TABLES],
+        check_tables: ["wav.scp"],
+    }
+    found = [check(folder, nj) for check, names in kinds.items() if any((folder / name).is_file() for name in names)]
+    if not found:
         return [f"{folder}: no data set here (wav.scp is missing); run the prepare stage"], set(), ""
+    faults, speakers, described = zip(*found, strict=True)
+    return list(itertools.chain(*faults)), set().union(*speakers), ", ".join(described)
+
+
+def check_tables(folder: Path, nj: int) -> tuple[list[str], set[str], str]:
+    """The same of a set of speech, noise or room responses."""
     faults: list[str] = []
     names = (
         "wav.scp",
