@@ -189,6 +189,14 @@ def test_metadata_gives_speakers_genders_splits_and_filters(tmp_path):
     assert {name: len(utts) for name, utts in sets(tmp_path / "drawn").items()} == {"train": 6, "dev": 3, "test": 3}
 
 
+def test_a_table_of_absolute_paths_and_a_relative_root(tmp_path, monkeypatch):
+    root = make_speech(tmp_path / "corpus", speakers=1)
+    write_csv(root / "metadata.csv", [{"path": path} for path in root.rglob("*.wav")])
+    monkeypatch.chdir(tmp_path)
+    folder.prepare(Path("corpus"), Path("data"), shares=(1, 0, 0), nj=1)
+    assert [utt.path for utt in read_data_dir("data/train")] == [f"corpus/spk0/chapter/u{n}.wav" for n in (0, 1)]
+
+
 def test_without_a_speaker_column_the_folder_is_the_speaker(tmp_path):
     root = make_speech(tmp_path / "corpus", speakers=2)
     table = write_csv(tmp_path / "table.csv", [{"path": f"spk1/chapter/u{utt}.wav"} for utt in range(2)])
@@ -354,6 +362,7 @@ def test_wrong_options_are_named(tmp_path):
         ([{"path": "u0.wav"}], "metadata.csv: 'u0.wav' has no speaker"),
         ([{"path": "../u0.wav", "speaker": "a"}], "metadata.csv: '../u0.wav' leads out of"),
         ([{"path": "gone.wav", "speaker": "a"}], "gone.wav: no such audio file"),
+        ([{"path": f"{place}spk0/chapter/u0.wav"} for place in ("", "./")], "u0.wav' is there twice"),
         (
             [
                 {"path": f"spk0/chapter/u{n}.wav", "speaker": "a", "split": split}

@@ -130,11 +130,14 @@ def _from_metadata(root: Path, metadata: Path, kind: str, where: Sequence[str]) 
         gender = gender if gender in ("f", "m") else ""
         group = row.get("group", "").strip() if kind != "speech" else ""
         recordings.append(Recording(path, name_below(path, root), speaker, split, gender, group=group))
+    twice = [path for path, count in Counter(recording.path for recording in recordings).items() if count > 1]
+    if twice:
+        raise ValueError(f"{metadata}: '{twice[0]}' is there twice")
     return sorted(recordings, key=lambda recording: os.fsencode(recording.path))
 
 
 def _inside(root: Path, name: str, table: Path) -> Path:
-    path = root / name
+    path = root / os.path.relpath(root / name, root)  # a table may have absolute paths, the root may be a relative one
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{table}: '{name}' leads out of {root}")
     return path
