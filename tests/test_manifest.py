@@ -63,6 +63,12 @@ def test_a_faulty_table_names_file_and_line(tmp_path, text, message):
         read_table(tmp_path / "table")
 
 
+def test_a_table_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "table").write_bytes("a é\nb é\n".encode() + "c é\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="table: not UTF-8 text"):
+        read_table(tmp_path / "table")
+
+
 def test_a_file_appears_only_when_it_was_written_to_the_end(tmp_path):
     path = tmp_path / "folder" / "file"
     with pytest.raises(RuntimeError), replace_file(path) as file:
@@ -145,6 +151,7 @@ def test_what_cannot_be_a_data_set_is_refused(tmp_path):
         ("utt2num_samples", "", "utt2num_samples: 'ann-1': a positive integer expected, got ''"),
         ("utt2fs", "ann-1 0\n", "utt2fs: 'ann-1': a positive integer expected, got '0'"),
         ("segments", "ann-1 rec9 0 1\n", "'ann-1' names recording 'rec9', not in wav.scp"),
+        ("segments", "ann-1 ann-1 inf 1\n", "segments: 'ann-1': '<recording> <start> <end>' expected"),
         ("segments", "ann-1 ann-1 0\n", "segments: 'ann-1': '<recording> <start> <end>' expected, got 'ann-1 0'"),
     ],
 )
@@ -189,6 +196,7 @@ def test_what_is_as_always_is_not_written():
     [
         ("{", r"mixtures.jsonl:1: not a mixture"),
         ("[]", r"mixtures.jsonl:1: not a mixture"),
+        (MIXTURE.to_json().replace('"talkers": [', '"talkers": [1, '), r"mixtures.jsonl:1: not a mixture"),
         ('{"mix_id": "m"}', r"mixtures.jsonl:1: not a mixture \('talkers'\)"),
         (MIXTURE.to_json() + "\n" + MIXTURE.to_json(), r"mixtures.jsonl:2: duplicate mix_id 'm1'"),
         ("", r"no mixtures in it"),

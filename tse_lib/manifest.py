@@ -19,16 +19,19 @@ ACTIVITY_BLOCK_S = 0.1  # one character of utt2activity
 
 
 def read_table(path: str | Path) -> dict[str, str]:
-    """`<key> <rest of the line>` a line. ValueError for a duplicate key or a key without a value."""
+    """`<key> <rest of the line>` a line. ValueError for a duplicate key, a key without a value, or what is no UTF-8."""
     table: dict[str, str] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            key, _, value = line.rstrip("\n").partition(" ")
-            if not key or not value:
-                raise ValueError(f"{path}:{number}: '<key> <value>' expected, got {line.rstrip()!r}")
-            if key in table:
-                raise ValueError(f"{path}:{number}: duplicate id '{key}'")
-            table[key] = value
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                key, _, value = line.rstrip("\n").partition(" ")
+                if not key or not value:
+                    raise ValueError(f"{path}:{number}: '<key> <value>' expected, got {line.rstrip()!r}")
+                if key in table:
+                    raise ValueError(f"{path}:{number}: duplicate id '{key}'")
+                table[key] = value
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); convert it") from None
     return table
 
 
@@ -167,7 +170,7 @@ def read_tables(folder: str | Path) -> list[Utterance]:
             try:
                 recording, begin, _ = segments[key].split()
                 start = round(float(begin) * rate)
-            except ValueError:
+            except (ValueError, OverflowError):  # the latter of `inf`
                 raise ValueError(
                     f"{folder}/segments: '{key}': '<recording> <start> <end>' expected, got '{segments[key]}'"
                 ) from None
@@ -655,7 +658,7 @@ def read_mixtures(path: str | Path) -> list[Mixture]:
         for number, line in enumerate(file, 1):
             try:
                 mixture = Mixture.from_json(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}:{number}: not a mixture ({error})") from None
             if mixture.mix_id in seen:
                 raise ValueError(f"{path}:{number}: duplicate mix_id '{mixture.mix_id}'")
