@@ -1,5 +1,6 @@
 """Corpora become data sets: the same ones every time, and what is wrong with a corpus is said in one go."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -14,10 +15,10 @@ import pytest
 from tse_lib import audio
 from tse_lib.bin.prepare import main as prepare_main
 from tse_lib.bin.validate import check_set
-from tse_lib.corpora import CORPORA, espeak, folder, mini, sentences
+from tse_lib.corpora import CORPORA, espeak, folder, mini, sentences, stems
 from tse_lib.corpora.noises import NOISES
-from tse_lib.corpora.sets import SETS
-from tse_lib.manifest import Utterance, read_data_dir, read_genders
+from tse_lib.corpora.sets import SETS, report_faults
+from tse_lib.manifest import Utterance, read_data_dir, read_genders, read_stems
 from tse_lib.parallel import parallel_map
 from tse_lib.rng import rng
 
@@ -282,6 +283,18 @@ def test_faulty_files_can_be_left_out(tmp_path, capsys):
     assert "left out, 6 files that cannot be used" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no file is left, all 12 are faulty"):
         folder.prepare(tmp_path / "corpus", tmp_path / "data", skip_bad=True, min_s=60, nj=1)
+
+
+def test_names_that_are_no_utf8_can_be_told(tmp_path, capfdbinary):
+    for speaker in ("a", "b"):
+        write_wave(tmp_path / "corpus" / "train" / speaker / "kick.wav")
+    os.rename(tmp_path / "corpus/train/b", os.fsencode(tmp_path / "corpus/train") + b"/Zo\xeb")
+    with open(1, "w", encoding="utf-8", closefd=False) as out, contextlib.redirect_stdout(out):  # as path.sh has it
+        folder.prepare(tmp_path / "corpus", tmp_path / "data", kind="noise", shares=(1, 0, 0), skip_bad=True, nj=1)
+        stems.prepare(tmp_path / "corpus", tmp_path / "data", ["kick"], skip_bad=True, nj=1)
+        report_faults([str(next(path for path in (tmp_path / "corpus/train").iterdir() if path.name != "a"))], True)
+    assert capfdbinary.readouterr().out.count(b"Zo\\udceb") == 3
+    assert [track.track_id for track in read_stems(tmp_path / "data" / "train").tracks] == ["a"]
 
 
 def test_a_long_list_of_faults_ends_with_a_count(tmp_path):

@@ -163,6 +163,7 @@ def _check_shot(row: ShotRow, root: Path) -> OneShot | str:
     try:
         if not row.path.resolve().is_relative_to(root):
             raise ValueError(f"{row.path}: leads out of {root}")
+        listed = listed_path(row.path)
         wave, rate = audio.read(row.path, mono=False)
         audio.refuse_silence(wave, row.path)
         if len(wave) > 2:
@@ -170,7 +171,7 @@ def _check_shot(row: ShotRow, root: Path) -> OneShot | str:
     except (ValueError, OSError) as error:
         return str(error)
     return OneShot(
-        path=listed_path(row.path),
+        path=listed,
         stem=row.stem,
         instrument=row.instrument,
         velocity_rank=row.velocity_rank,
@@ -225,12 +226,12 @@ def with_dev(rows: Sequence[PlayRow]) -> list[PlayRow]:
 def _parse(row: PlayRow) -> Performance | str:
     """A performance, or why it cannot be used."""
     try:
-        hits = tuple(read_hits(row.path))
+        hits, listed = tuple(read_hits(row.path)), listed_path(row.path)
     except ValueError as error:
         return str(error)
     if not hits:
         return f"{row.path}: no notes in it"
-    return Performance(row.perf_id, listed_path(row.path), hits[-1][0], hits)
+    return Performance(row.perf_id, listed, hits[-1][0], hits)
 
 
 def read_hits(path: Path) -> Iterator[tuple[float, int, int]]:

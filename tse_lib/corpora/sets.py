@@ -104,7 +104,7 @@ def make_sets(
         print(f"warning: {several} files have several channels; {what} when they are read")
     good = [(recording, result.utt) for recording, result in zip(recordings, checked, strict=True) if result.utt]
     if not good:
-        raise ValueError(f"{root}: no file is left, all {len(checked)} are faulty")
+        raise ValueError(f"{root}: no file is left, all {len(checked) + len(faults)} are faulty")
     if kind == "speech":
         good = _with_two_utterances(good, root)
     split_of = _listed_split(good, root, split_hint) if shares is None else _drawn_split(good, kind, shares, seed)
@@ -156,9 +156,16 @@ def add_set_options(parser: argparse.ArgumentParser, prefix: str = "", split: bo
 
 
 def listed_path(path: Path) -> str:
-    """How a table names a file: relative to the current folder if it lies below (a project can move), else absolute."""
+    """How a table names a file: relative to the current folder if it lies below (a project can move), else absolute.
+
+    Raises:
+        ValueError: a table, which is lines of UTF-8, cannot hold the name.
+    """
     absolute, here = Path(os.path.abspath(path)), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    listed = str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    if {"\n", "\r"} & set(listed) or listed.endswith("|") or listed != listed.encode(errors="replace").decode():
+        raise ValueError(f"{ascii(str(path))}: a table cannot hold this name; rename the file")
+    return listed
 
 
 def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> list[Path]:
@@ -191,8 +198,14 @@ def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> lis
                 (found if path.resolve().is_relative_to(inside) else outside).append(path)
     if outside:
         more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-        print(f"warning: left out, links that lead out of {root}: {min(outside)}{more}; copy what they lead to")
+        first = printable(str(min(outside)))
+        print(f"warning: left out, links that lead out of {root}: {first}{more}; copy what they lead to")
     return sorted(found, key=lambda path: os.fsencode(path))
+
+
+def printable(text: str) -> str:
+    """With names of files in it that are no UTF-8, which the standard output would refuse."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def unpacked(root: Path, name: str) -> Path:
@@ -239,8 +252,6 @@ def _check(recording: Recording, kind: str, min_s: float, sample_rate: int | Non
     path = recording.path
     try:
         listed = listed_path(path)
-        if {"\n", "\r"} & set(listed) or listed.endswith("|") or listed != listed.encode(errors="replace").decode():
-            raise ValueError(f"{ascii(str(path))}: a table cannot hold this name; rename the file")
         header = audio.info(path)
         if sample_rate is not None and header.sample_rate != sample_rate:
             raise ValueError(f"{path}: {header.sample_rate} Hz, this corpus has {sample_rate} Hz")
@@ -262,7 +273,7 @@ def report_faults(faults: Sequence[str], skip_bad: bool) -> None:
     if not faults:
         return
     lines = [*faults[:SHOWN], *([f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])]
-    text = "\n  ".join(lines)
+    text = printable("\n  ".join(lines))
     if not skip_bad:
         raise ValueError(f"{len(faults)} files cannot be used (--skip_bad goes on without them):\n  {text}")
     print(f"left out, {len(faults)} files that cannot be used:\n  {text}")

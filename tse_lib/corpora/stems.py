@@ -164,6 +164,7 @@ def _check(row: TrackRow, stems: dict[str, tuple[str, ...]]) -> Track | str:
     if lacks:
         return f"{folder}: no file of stem {lacks[0]} ({' or '.join(stems[lacks[0]])}); --stems names the files"
     try:
+        listed = {stem: tuple(listed_path(path) for path in paths) for stem, paths in found.items()}
         headers = {path: audio.info(path) for paths in found.values() for path in paths}
         rates = {header.sample_rate for header in headers.values()}
         lengths = [header.num_samples for header in headers.values()]
@@ -183,5 +184,4 @@ def _check(row: TrackRow, stems: dict[str, tuple[str, ...]]) -> Track | str:
         return str(error)
     if not any("1" in blocks for blocks in activity.values()):
         return f"{folder}: all stems are silent"
-    listed = {stem: tuple(listed_path(path) for path in paths) for stem, paths in found.items()}
     return Track(row.track_id, rate, min(lengths), listed, activity)
