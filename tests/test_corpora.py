@@ -142,6 +142,20 @@ def test_what_systems_hide_beside_recordings_is_no_recording(tmp_path):
     assert [utt.utt_id for utt in read_data_dir(tmp_path / "data" / "train")] == ["spk0-chapter-u0", "spk0-chapter-u1"]
 
 
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    root = make_speech(tmp_path / "corpus", speakers=4)
+    scandir = os.scandir
+
+    def locked(folder):
+        if str(folder).endswith("spk1"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read everything
+    with pytest.raises(PermissionError, match="spk1"):
+        folder.prepare(root, tmp_path / "data", nj=1)
+
+
 def test_a_prefix_may_name_a_folder(tmp_path):
     root = make_speech(tmp_path / "corpus", speakers=3)
     folders = folder.prepare(root, tmp_path / "data", prefix="mine/sp_", nj=1)

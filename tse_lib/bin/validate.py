@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 
 from tse_lib import audio
@@ -97,34 +98,27 @@ def check_stems(folder: Path, nj: int) -> tuple[list[str], set[str], str]:
     """The same of a set of stems: its one-shots and the files of its tracks are as long as the tables say."""
     stems = read_stems(folder)
     files = [(hit.path, hit.sample_rate, hit.num_samples) for hit in stems.oneshots]
-    longer = {path: track for track in stems.tracks for paths in track.stems.values() for path in paths}
-    found = parallel_map(_header_fault, files, nj, folder.name) + parallel_map(
-        _track_fault, [(path, track.sample_rate, track.num_samples) for path, track in longer.items()], nj, folder.name
-    )
+    tracks = {path: track for track in stems.tracks for paths in track.stems.values() for path in paths}
+    of_tracks = [(path, track.sample_rate, track.num_samples) for path, track in tracks.items()]
+    found = parallel_map(_header_fault, files, nj, folder.name)
+    found += parallel_map(partial(_header_fault, longer=True), of_tracks, nj, folder.name)
     described = f"{len(stems.performances)} performances on {len(stems.oneshots)} one-shots, {len(stems.tracks)} tracks"
     return [fault for fault in found if fault], set(), described
 
 
-def _track_fault(wanted: tuple[str, int, int]) -> str | None:
+def _header_fault(wanted: tuple[str, int, int], longer: bool = False) -> str | None:
+    """What is wrong with a file of that rate and length; the files of a track may be `longer` than it."""
     path, sample_rate, num_samples = wanted
-    try:
-        rate, size, _ = audio.info(path)
-    except (ValueError, FileNotFoundError) as error:
-        return str(error)
-    if rate == sample_rate and size >= num_samples:
+    header = _header(path)
+    if isinstance(header, str):
+        return header
+    size = header.num_samples
+    if header.sample_rate == sample_rate and (size == num_samples or (longer and size > num_samples)):
         return None
-    return f"{path}: {size} samples at {rate} Hz, the table says {num_samples} at {sample_rate} Hz; prepare it again"
-
-
-def _header_fault(wanted: tuple[str, int, int]) -> str | None:
-    path, sample_rate, num_samples = wanted
-    try:
-        rate, size, _ = audio.info(path)
-    except (ValueError, FileNotFoundError) as error:
-        return str(error)
-    if (rate, size) == (sample_rate, num_samples):
-        return None
-    return f"{path}: {size} samples at {rate} Hz, the table says {num_samples} at {sample_rate} Hz; prepare it again"
+    return (
+        f"{path}: {size} samples at {header.sample_rate} Hz, the table says {num_samples} at {sample_rate} Hz; "
+        "prepare it again"
+    )
 
 
 def read_leniently(path: Path) -> tuple[Table, list[str]]:

@@ -176,14 +176,19 @@ def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> lis
 
     Raises:
         FileNotFoundError: no such folder.
+        OSError: a folder below it cannot be read.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"--root {root}: no such folder")
+
+    def refuse(error: OSError) -> None:  # os.walk would go on without what it cannot read
+        raise error
+
     inside = root.resolve()
     found: list[Path] = []
     outside: list[Path] = []
     seen: set[Path] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = Path(folder).resolve()
         if not real.is_relative_to(inside):
             outside.append(Path(folder))

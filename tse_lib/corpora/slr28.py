@@ -183,5 +183,5 @@ def _channels(recording: Recording, channels: tuple[int, ...], folder: Path) -> 
             audio.write(path, wave[channel - 1], sample_rate)
             pieces.append(Recording(path, f"{recording.name}-ch{channel}", group=recording.group))
         return pieces, ""
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return [], str(error)
