@@ -134,8 +134,7 @@ def add_set_options(parser: argparse.ArgumentParser, prefix: str = "", split: bo
     """
     add = parser.add_argument
     add("--out", type=Path, default=Path("data"), help="where the sets go (default: %(default)s)")
-    shown = f"{prefix}train" if prefix else "none"
-    add("--prefix", default=prefix, help=f"goes before the names of the sets (default: {shown})")
+    add("--prefix", default=prefix, help=f"goes before the names of the sets (default: {prefix or 'none'})")
     if split:
         add(
             "--split",
