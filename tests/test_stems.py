@@ -112,6 +112,24 @@ def test_all_faults_of_a_drum_corpus_are_told_at_once(tmp_path):
     assert len(read_stems(tmp_path / "data" / "train").performances) == 2
 
 
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (9, b"\2"),  # tracks that do not belong together
+        (12, b"\0\0"),  # no ticks to a beat
+        (12, b"\xe7\x28"),  # frames of a video
+        (22, b"\0\xff\x59\2\x25\0"),  # a key of 37 sharps
+    ],
+)
+def test_midi_that_makes_no_sense_is_no_midi(tmp_path, place, change):
+    path = tmp_path / "play.mid"
+    fake_drums.write_midi(path, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + change + whole[place + len(change) :])
+    with pytest.raises(ValueError, match="play.mid: not a MIDI file that can be read"):
+        list(drums.read_hits(path))
+
+
 def test_tracks_are_read_with_the_files_of_their_stems(data):
     first, second = read_stems(data / "tracks_train").tracks
     assert [len(files) for files in first.stems.values()] == [1, 1, 2, 2, 1] and tuple(first.stems) == STEMS

@@ -242,11 +242,14 @@ def read_hits(path: Path) -> Iterator[tuple[float, int, int]]:
     """
     import mido
 
+    broken = (OSError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, mido.KeySignatureError)
     seconds = 0.0
     try:
         for message in mido.MidiFile(path):
+            if message.time < 0:  # of a file that counts in frames of a video
+                raise ValueError("it has no beats")
             seconds += message.time
             if message.type == "note_on" and message.velocity > 0:
                 yield round(seconds, 6), message.note, message.velocity
-    except (OSError, EOFError, ValueError, IndexError, KeyError) as error:
+    except broken as error:
         raise ValueError(f"{path}: not a MIDI file that can be read ({error or 'it ends too early'})") from None
