@@ -459,6 +459,14 @@ def test_a_cut_index_is_told(folder, size):
         read_data_dir(folder)
 
 
+def test_a_flipped_bit_in_the_name_of_a_column_is_told(folder):
+    pack(folder)
+    path = folder / "packed" / "index.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"num_samples"', b'"num_samplds"'))
+    with pytest.raises(ValueError, match="columns num_samplds, num_samples missing or unknown.*; remove it and run"):
+        read_data_dir(folder)
+
+
 def test_an_index_does_not_lead_out_of_its_folder(folder):
     pack(folder)
     path = folder / "packed" / "index.safetensors"

@@ -29,6 +29,10 @@ from tse_lib.manifest import Utterance
 VERSION = "1"
 TABLES = ("wav.scp", "segments", "utt2num_samples", "utt2fs", "utt2spk", "utt2activity", "utt2group")
 DTYPES = {"I64": "<i8", "U32": "<u4", "F32": "<f4", "U8": "u1"}  # wide ones first: so each array is aligned
+COLUMNS = """
+    id_ends activity_ends speaker_ends group_ends speaker_run_ends start num_samples shard speaker group speaker_runs
+    peak_dbfs active_dbfs id_text speaker_text group_text activity sha256
+""".split()
 SILENT_DBFS = -200.0  # the level of digital silence
 
 
@@ -270,6 +274,8 @@ def open_index(folder: Path, verify: bool = False) -> Index:
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
             columns[name] = np.frombuffer(mapped, DTYPES[entry["dtype"]], entry["shape"][0], 8 + length + begin)
+        if set(columns) != set(COLUMNS):
+            raise ValueError(f"columns {', '.join(sorted(set(columns) ^ set(COLUMNS)))} missing or unknown")
         if 8 + length + end != len(mapped):
             raise ValueError("cut short or longer than it was")
         if verify and columns["sha256"].tobytes() != hashlib.sha256(memoryview(mapped)[:-32]).digest():
