@@ -323,6 +323,26 @@ def test_a_wrong_file_brought_by_hand_is_removed(tmp_path):
     assert tree(tmp_path) == {}
 
 
+def test_two_at_once_fetch_once(server, tmp_path, capsys):
+    content = server.files["c.tar"] = tar_of({"C/a": os.urandom(2_000_000)}, "w")
+    server.hold.clear()
+    archive = Archive(server.url("c.tar"), md5(content))
+    threads = [threading.Thread(target=fetch, args=([archive], tmp_path), daemon=True) for _ in range(2)]
+    part, told, deadline = tmp_path / "c.tar.part", "", time.monotonic() + 20
+    threads[0].start()
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    threads[1].start()
+    while "waiting for it" not in told and time.monotonic() < deadline:
+        time.sleep(0.01)
+        told += capsys.readouterr().out
+    server.hold.set()
+    for thread in threads:
+        thread.join(20)
+    assert server.asked == [("c.tar", "")]
+    assert sorted(tree(tmp_path)) == [".done-c.tar", "C/a"]
+
+
 def test_a_killed_process_is_continued(server, tmp_path):
     content = server.files["c.tar"] = tar_of({"C/a": os.urandom(2_000_000)}, "w")
     server.cuts = [1_500_000]

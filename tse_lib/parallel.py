@@ -1,11 +1,17 @@
-"""One function over many items in several processes: results in the order of the items, whatever `nj` is."""
+"""One function over many items in several processes: results in the order of the items, whatever `nj` is.
 
+And one process in a folder.
+"""
+
+import fcntl
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -35,6 +41,28 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], nj: 
             return list(tqdm(pool.map(function, items, chunksize=chunk), total=len(items), desc=label, disable=None))
     except BrokenProcessPool:
         raise OSError(f"{label}: a process was killed; out of memory? A smaller --nj needs less") from None
+
+
+@contextmanager
+def alone_in(folder: Path, busy: str, wait: bool = False) -> Iterator[None]:
+    """Hold a folder, as long as this process lives; others may read and write there, but not hold it.
+
+    Args:
+        busy: what is told while another process holds it.
+        wait: print that and wait; else it is an OSError.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise OSError(busy) from None
+            print(busy, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _end_with_parent() -> None:

@@ -39,6 +39,7 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from tse_lib.files import replace_file
+from tse_lib.parallel import alone_in
 
 SCHEMES = ("http", "https", "file")
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
@@ -90,6 +91,8 @@ def archives_of(parts: Mapping[str, Archive | tuple[Archive, ...]], names: Seque
 def fetch(archives: Sequence[Archive], root: Path, keep: bool = False) -> None:
     """Download, verify and unpack below `root` what is not there yet; prints how much that is before it starts.
 
+    While another process does so in the same `root`, this one waits for it: two would write to one file.
+
     An archive is removed when it is unpacked, unless `keep`. One that lies in `root` already, put there by hand, is
     verified and used.
 
@@ -100,17 +103,18 @@ def fetch(archives: Sequence[Archive], root: Path, keep: bool = False) -> None:
     """
     groups = _groups(archives)
     root.mkdir(parents=True, exist_ok=True)
-    todo = [group for group in groups if not _is_done(group, root)]
-    _tell_plan(groups, todo, root)
-    for group in todo:
-        for archive in group:
-            _download(archive, root / archive.name)
-        _put_in_place([root / archive.name for archive in group], root / group[-1].folder, root)
-        with replace_file(_marker(group, root)) as file:
-            file.write(group[-1].url + "\n")
-        if not keep and _is_packed(group[-1].name):
+    with alone_in(root, f"{root}: another tse download writes here; waiting for it", wait=True):
+        todo = [group for group in groups if not _is_done(group, root)]
+        _tell_plan(groups, todo, root)
+        for group in todo:
             for archive in group:
-                (root / archive.name).unlink()
+                _download(archive, root / archive.name)
+            _put_in_place([root / archive.name for archive in group], root / group[-1].folder, root)
+            with replace_file(_marker(group, root)) as file:
+                file.write(group[-1].url + "\n")
+            if not keep and _is_packed(group[-1].name):
+                for archive in group:
+                    (root / archive.name).unlink()
 
 
 def size_text(num_bytes: int) -> str:

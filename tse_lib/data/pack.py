@@ -5,12 +5,9 @@ finished by its sidecar, so a killed run goes on after the last of them. A shard
 again: utterances that are new make new shards, those that are gone leave the index only.
 """
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +20,7 @@ from tse_lib import audio, store
 from tse_lib.dsp.level import active_samples, rms
 from tse_lib.files import replace_file
 from tse_lib.manifest import Utterance, read_tables, write_table
-from tse_lib.parallel import parallel_map
+from tse_lib.parallel import alone_in, parallel_map
 from tse_lib.store import SILENT_DBFS, Index, Shard, Stored, packed_folder
 
 SHARD_BYTES = 2**28
@@ -94,7 +91,7 @@ def pack(
     utterances = read_tables(folder)
     packed = packed_folder(folder)
     packed.mkdir(exist_ok=True)
-    with _alone(packed):
+    with alone_in(packed, f"{packed}: another tse pack writes here; wait for it"):
         for partial_file in packed.glob(".partial-*"):
             partial_file.unlink()
         old = store.open_index(folder) if store.is_packed(folder) else None
@@ -142,20 +139,6 @@ def check(folder: Path, nj: int = 1) -> None:
             "\n".join([*faults, f"remove these and run tse pack {folder}: it packs their utterances again"])
         )
     print(f"{packed_folder(folder)}: ok, {len(index.shards)} shards, {len(index.columns['shard'])} utterances")
-
-
-@contextmanager
-def _alone(packed: Path) -> Iterator[None]:
-    """Hold the store's folder, as long as this process lives; OSError when another one holds it."""
-    handle = os.open(packed, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(f"{packed}: another tse pack writes here; wait for it") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _damage(shard: Shard, packed: Path) -> list[str]:
