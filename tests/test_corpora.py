@@ -536,7 +536,8 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_ends_the_same(tmp_path):
     command = [sys.executable, "-c", code, "mini", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     for name in ("killed", "whole"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "data/corpus/shoebox").mkdir(parents=True)
+        (tmp_path / name / "data/corpus/shoebox/.partial-x.wav").write_bytes(b"that another process is writing")
     process = subprocess.Popen(command, cwd=tmp_path / "killed", env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("killed/data/corpus/*/*.flac")) and time.monotonic() < deadline:
@@ -549,6 +550,7 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_ends_the_same(tmp_path):
     for name in ("killed", "whole"):
         subprocess.run([*command, "--nj", "1"], cwd=tmp_path / name, env=environment, check=True, capture_output=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert [path.parent.name for path in tmp_path.glob("whole/data/**/.partial-*")] == ["shoebox"]
 
 
 def test_wrong_numbers_for_mini_are_named(tmp_path):

@@ -200,8 +200,9 @@ def prepare(
     for folder in folders:
         (folder / "wav.scp").unlink(missing_ok=True)  # from here on until it is written again, the set is not there
     corpus = out / "corpus"
-    for leftover in corpus.glob("**/.partial-*"):  # of a process that was killed
-        leftover.unlink()
+    for name in (*(talker.spk_id for talker in talkers), "noise"):  # other corpora may just be made beside these
+        for leftover in (corpus / name).glob("**/.partial-*"):  # of a process that was killed
+            leftover.unlink()
 
     speak = partial(synthesise, folder=corpus, sample_rate=sample_rate)
     spoken = parallel_map(speak, talkers, nj, "talkers")
