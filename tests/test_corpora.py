@@ -133,6 +133,18 @@ def test_noise_and_room_responses_have_no_speakers(tmp_path):
     assert (utt.spk_id, utt.activity) == ("", "")
 
 
+def test_a_file_that_links_lead_to_is_there_once(tmp_path, capsys):
+    root = make_speech(tmp_path / "corpus", speakers=2)
+    for name in ("spk0/best.wav", "spk0/chapter/zbest.wav", "all/a.wav", "all/b.wav"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).symlink_to(root / "spk0" / "chapter" / "u1.wav")
+    folder.prepare(root, tmp_path / "data", shares=(1, 0, 0), nj=1)
+    assert [utt.utt_id for utt in read_data_dir(tmp_path / "data" / "train")] == [
+        f"spk{speaker}-chapter-u{utt}" for speaker in (0, 1) for utt in (0, 1)
+    ]
+    assert "left out, 4 links to files that are there already" in capsys.readouterr().out
+
+
 def test_what_systems_hide_beside_recordings_is_no_recording(tmp_path):
     root = make_speech(tmp_path / "corpus", speakers=1)
     for name in ("._u0.wav", ".AppleDouble/u0.wav", ".unpack-x.zip/spk1/u0.wav", ".DS_Store"):

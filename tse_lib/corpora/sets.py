@@ -170,6 +170,7 @@ def listed_path(path: Path) -> str:
 def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> list[Path]:
     """All audio files below `root`, sorted; links that lead out of it are not followed, which is printed.
 
+    A file that links lead to is there once, or it would be its own enrolment, or in two sets.
     Hidden files and folders are none of the corpus: macOS keeps `._name.wav` beside `name.wav`, file servers
     `.AppleDouble/name.wav`.
 
@@ -184,7 +185,8 @@ def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> lis
         raise error
 
     inside = root.resolve()
-    found: list[Path] = []
+    found: dict[Path, Path] = {}  # by where it really lies
+    links = 0
     outside: list[Path] = []
     seen: set[Path] = set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
@@ -196,15 +198,23 @@ def audio_files(root: Path, extensions: Sequence[str] = audio.EXTENSIONS) -> lis
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = [Path(folder) / name for name in names if not name.startswith(".")]
-        for path in paths:
-            if path.suffix.lower() in extensions:
-                (found if path.resolve().is_relative_to(inside) else outside).append(path)
+        for path in [Path(folder) / name for name in sorted(names) if not name.startswith(".")]:
+            if path.suffix.lower() not in extensions:
+                continue
+            real = path.resolve()
+            if not real.is_relative_to(inside):
+                outside.append(path)
+                continue
+            links += real in found
+            if real not in found or not path.is_symlink():
+                found[real] = path
     if outside:
         more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
         first = printable(str(min(outside)))
         print(f"warning: left out, links that lead out of {root}: {first}{more}; copy what they lead to")
-    return sorted(found, key=lambda path: os.fsencode(path))
+    if links:
+        print(f"left out, {links} links to files that are there already")
+    return sorted(found.values(), key=lambda path: os.fsencode(path))
 
 
 def printable(text: str) -> str:
