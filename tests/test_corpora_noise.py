@@ -350,6 +350,8 @@ def test_what_is_wrong_with_fsd50k_is_told_at_once(tmp_path):
     assert "64760.wav: no such audio file" in message and "37199.wav: 48000 Hz" in message
     (root / "FSD50K.ground_truth" / "vocabulary.csv").unlink()
     assert "vocabulary.csv: no such table" in fault(fsd50k, root)
+    (root / "FSD50K.ground_truth" / "vocabulary.csv").write_bytes(b"0,G\xe9,/m/0\n")
+    assert "vocabulary.csv: not UTF-8 text" in fault(fsd50k, root)
 
 
 # ----------------------------------------------------------------------------------------------------------- audioset
@@ -432,6 +434,8 @@ def test_what_is_wrong_with_audioset_is_told(tmp_path):
     assert "--exclude Talk: no such name in" in fault(audioset, root, exclude=["Talk"], **tables)
     tables["ontology"].write_text("[{}]")
     assert "ontology.json: not AudioSet's" in fault(audioset, root, exclude=["Music"], **tables)
+    tables["segments"][0].write_bytes(b"abcdefghijk, 0.000, 10.000, \xff\n")
+    assert "segments.csv: not UTF-8 text" in fault(audioset, root, segments=tables["segments"])
 
 
 # ------------------------------------------------------------------------------------------------------------ together

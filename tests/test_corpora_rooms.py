@@ -80,6 +80,8 @@ def test_what_is_wrong_with_slr26_is_told_at_once(tmp_path):
     assert "3 files cannot be used" in message
     assert "rir_list:5: mediumroom/Room<number>/Room<number>-<number>.wav expected" in message
     assert "Room001-00001.wav: no such audio file" in message and "Room002-00002.wav: 8000 Hz" in message
+    (top / "mediumroom" / "rir_list").write_bytes(b"\xff")
+    assert "rir_list: not UTF-8 text" in fault(slr26, root)
     assert "--root is the folder that holds simulated_rirs_48k/" in fault(slr26, root, sample_rate=48000)
 
 

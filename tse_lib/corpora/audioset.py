@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tse_lib.corpora.sets import SHARES, Recording, add_set_options, audio_files, make_sets, name_below
+from tse_lib.corpora.speakers import read_lines
 
 NAME = re.compile(r"Y?([\w-]{11})((_\d+(\.\d+)?){0,2})", re.ASCII)
 
@@ -100,15 +101,14 @@ def _read_segments(tables: Sequence[Path]) -> tuple[dict[str, set[str]], list[st
     for table in tables:
         if not table.is_file():
             raise FileNotFoundError(f"--segments {table}: no such table")
-        with open(table, encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            for row in reader:
-                if not row or row[0].startswith("#"):
-                    continue
-                if len(row) != 4 or len(row[0]) != 11:
-                    faults.append(f"{table}:{reader.line_num}: <id>, <start>, <end>, <labels> expected, got {row}")
-                    continue
-                labels.setdefault(row[0], set()).update(row[3].split(","))
+        reader = csv.reader(read_lines(table), skipinitialspace=True)
+        for row in reader:
+            if not row or row[0].startswith("#"):
+                continue
+            if len(row) != 4 or len(row[0]) != 11:
+                faults.append(f"{table}:{reader.line_num}: <id>, <start>, <end>, <labels> expected, got {row}")
+                continue
+            labels.setdefault(row[0], set()).update(row[3].split(","))
     return labels, faults
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tse_lib.corpora.download import Archive
 from tse_lib.corpora.sets import Recording, add_set_options, make_sets
+from tse_lib.corpora.speakers import read_lines
 from tse_lib.corpora.tables import is_file_name, read_csv
 
 SAMPLE_RATE = 44100
@@ -107,8 +108,7 @@ def _refuse_unknown(labels: Sequence[str], vocabulary: Path) -> None:
     """A label that is spelled wrongly would leave nothing out, and nobody would notice."""
     if not vocabulary.is_file():
         raise FileNotFoundError(f"{vocabulary}: no such table; is this the folder of the corpus, and whole?")
-    with open(vocabulary, encoding="utf-8", newline="") as file:
-        known = {row[1] for row in csv.reader(file) if len(row) > 1}
+    known = {row[1] for row in csv.reader(read_lines(vocabulary)) if len(row) > 1}
     unknown = sorted(set(labels) - known)
     if unknown:
         raise ValueError(f"--exclude {' '.join(unknown)}: not in {vocabulary}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tse_lib.corpora.download import Archive
 from tse_lib.corpora.sets import SHARES, Recording, add_set_options, audio_files, make_sets, unpacked
+from tse_lib.corpora.speakers import read_lines
 
 SIZES = ("smallroom", "mediumroom", "largeroom")
 RATES = (16000, 48000)
@@ -82,8 +83,8 @@ def simulated(folder: Path, sizes: Sequence[str]) -> tuple[list[Recording], list
     for size in sizes:
         table = folder / size / "rir_list"
         if table.is_file():
-            lines = table.read_text(encoding="utf-8").splitlines()
-            names = [(f"{table}:{number}", line.split()[-1]) for number, line in enumerate(lines, 1) if line.strip()]
+            lines = enumerate(read_lines(table), 1)
+            names = [(f"{table}:{number}", line.split()[-1]) for number, line in lines if line.strip()]
         elif (folder / size).is_dir():
             names = [(str(path), str(path)) for path in audio_files(folder / size, (".wav",))]
         else:

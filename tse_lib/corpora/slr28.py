@@ -30,6 +30,7 @@ from tse_lib import audio
 from tse_lib.corpora.download import Archive
 from tse_lib.corpora.sets import SHARES, Recording, add_set_options, make_sets, unpacked
 from tse_lib.corpora.slr26 import SIZES, simulated
+from tse_lib.corpora.speakers import read_lines
 from tse_lib.corpora.tables import is_file_name
 from tse_lib.parallel import parallel_map
 
@@ -154,7 +155,7 @@ def _listed(root: Path, part: str) -> tuple[list[Recording], list[str]]:
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such list; --root is the folder RIRS_NOISES")
     recordings, faults = [], []
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(table), 1):
         if not line.strip():
             continue
         name = line.split()[-1].rpartition("/")[2]
