@@ -161,19 +161,10 @@ def test_conditions():
 # --------------------------------------------------------------------------------------------------------- from files
 
 
-def run(tmp_path, job="1/1") -> list[dict]:
-    score_verb.main(
-        [
-            "--data",
-            str(tmp_path / "data"),
-            "--est",
-            str(tmp_path / "wav"),
-            "--out",
-            str(tmp_path / "part"),
-            "--job",
-            job,
-        ]
-    )
+def run(tmp_path, job="1/1", *more) -> list[dict]:
+    folders = {"--data": "data", "--est": "wav", "--out": "part"}
+    words = [word for option, name in folders.items() for word in (option, str(tmp_path / name))]
+    score_verb.main([*words, "--job", job, *more])
     part = tmp_path / "part" / f"{job.replace('/', 'of')}.jsonl"
     return [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
 
@@ -199,6 +190,21 @@ def test_a_share_leaves_alone_what_another_is_writing(tmp_path):
     writing.touch()
     run(tmp_path, "1/2")
     assert writing.exists()
+
+
+def test_a_share_that_fails_takes_no_scores_away(tmp_path):
+    make_set(tmp_path / "data", tmp_path / "wav", num_mixtures=2)
+    run(tmp_path, "1/2")
+    with pytest.raises(ValueError, match="--museval: of stems only"):
+        run(tmp_path, "1/1", "--museval")
+    assert [part.name for part in (tmp_path / "part").iterdir()] == ["1of2.jsonl"]
+
+
+def test_a_share_with_a_leading_zero_is_found_by_the_results(tmp_path):
+    make_set(tmp_path / "data", tmp_path / "wav", num_mixtures=2)
+    with pytest.raises(FileNotFoundError, match="01of02"):
+        run(tmp_path, "01/02")
+    assert [part.name for part in (tmp_path / "part").iterdir()] == ["1of2.jsonl"]
 
 
 def test_a_target_that_speaks_for_a_part_is_judged_by_frames(tmp_path, corpus_dir):

@@ -43,11 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     calibration = build(Calibration, read_yaml(args.calibration), args.calibration) if args.calibration else None
     genders = read_genders(args.data)
     require_estimates(args.est, mixtures)
-    job, num_jobs = args.job.split("/")
-    for part in Path(args.out).glob("[1-9]*of*.jsonl"):  # not .partial-…, which another share may be writing
-        if not part.name.endswith(f"of{num_jobs}.jsonl"):  # of an earlier run with another number of jobs
-            part.unlink(missing_ok=True)
+    job, num_jobs = map(int, args.job.split("/"))  # 01/04 is 1/4
     with replace_file(Path(args.out) / f"{job}of{num_jobs}.jsonl") as file:
         for mixture in tqdm(mixtures, desc="score", unit="mix", dynamic_ncols=True):
             for line in score_mixture(args.data, args.est, mixture, genders, calibration, args.museval):
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    for part in Path(args.out).glob("[1-9]*of*.jsonl"):  # not .partial-…, which another share may be writing
+        if not part.name.endswith(f"of{num_jobs}.jsonl"):  # of an earlier run with another number of jobs
+            part.unlink(missing_ok=True)
