@@ -148,6 +148,21 @@ def test_without_estimates_the_page_says_so(tmp_path):
     assert "No examples: there is no audio" in path.read_text(encoding="utf-8")
 
 
+def test_a_loss_that_was_never_finite_has_no_chart(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "train.jsonl").write_text('{"step": 1, "loss": NaN, "lr": 0.1}\n')
+    section = report.training_section(tmp_path)
+    assert "Learning rate" in section and "Loss" not in section
+
+
+def test_another_process_that_writes_the_page_is_left_alone(tmp_path):
+    path = make_report(tmp_path, num_mixtures=1)
+    writing = path.with_name(".partial-index.html")
+    writing.touch()
+    report.write_report(path.parents[1], ["test"], tmp_path / "data")
+    assert writing.exists()
+
+
 def test_examples_are_chosen_once_each():
     present = [{"mix_id": f"m{index:02d}", "si_sdri": float(index)} for index in range(20)]
     absent = [{"mix_id": f"a{index}", "ta_attenuation_db": float(index)} for index in range(5)]

@@ -262,10 +262,10 @@ def test_the_commit(tmp_path, monkeypatch):
 
 
 def test_a_log_cut_short_by_a_kill(tmp_path):
-    path = tmp_path / "train.jsonl"
-    assert results.read_log(path) == []
-    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert results.read_log(path) == [{"step": 1}, {"step": 2}]
+    assert results.training(tmp_path) is None
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "train.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2, "seconds": 3, "cpu_s": 4}\n{"st')
+    assert results.training(tmp_path) == {"steps": 2, "seconds": 3, "cpu_s": 4}
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,11 @@ from tse_lib.evaluation.results import (
     presence_rows,
     quality_rows,
     read_jsonl,
-    read_log,
 )
+from tse_lib.evaluation.runs import points, read_lines
 from tse_lib.evaluation.score import estimate_folders, find_estimate
 from tse_lib.evaluation.summary import group_names
+from tse_lib.files import replace_file
 from tse_lib.manifest import Mixture, audio_path, read_mixtures
 from tse_lib.metrics.presence import FALSE_ACCEPT_DB
 
@@ -46,12 +47,10 @@ def write_report(exp: str | Path, sets: Sequence[str], data_root: str | Path) ->
     """Write `<exp>/report/index.html` from `<exp>/<set>/{scores.jsonl,summary.json,wav/}` and `<exp>/log/`."""
     exp = Path(exp)
     path = exp / "report" / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
     sections = [set_section(exp, name, Path(data_root) / name, AUDIO_BYTES / len(sets)) for name in sets]
     body = [head_of_page(exp, sets), *sections, training_section(exp), foot_of_page(exp, sets)]
-    temporary = path.with_name(".partial-index.html")
-    temporary.write_text(page(f"{exp.name} - report", "\n".join(body)), encoding="utf-8")
-    temporary.replace(path)
+    with replace_file(path) as file:
+        file.write(page(f"{exp.name} - report", "\n".join(body)))
     return path
 
 
@@ -203,7 +202,7 @@ def tables(summary: dict[str, Any]) -> str:
 
 
 def training_section(exp: Path) -> str:
-    steps, checks = read_log(exp / "log" / "train.jsonl"), read_log(exp / "log" / "valid.jsonl")
+    steps, checks = read_lines(exp / "log" / "train.jsonl"), read_lines(exp / "log" / "valid.jsonl")
     figures = []
     for title, log, key, note in (
         ("Loss", steps, "loss", "On training mixtures, as logged."),
@@ -211,9 +210,9 @@ def training_section(exp: Path) -> str:
         ("SI-SDRi on the development set (dB)", checks, "si_sdri", "Each dot a validation."),
         ("Learning rate", steps, "lr", ""),
     ):
-        points = [(line["step"], line[key]) for line in log if line.get(key) is not None]
-        if points:
-            chart = charts.curve(points, "optimizer steps", f"{title} over {points[-1][0]} steps", dots=log is checks)
+        known = points(log, key)
+        if known:
+            chart = charts.curve(known, "optimizer steps", f"{title} over {known[-1][0]} steps", dots=log is checks)
             figures.append(figure(title, chart, note))
     missing = [name for name, log in (("train.jsonl", steps), ("valid.jsonl", checks)) if not log]
     note = f"<p>There is no log/{' and no log/'.join(missing)} in this experiment.</p>" if missing else ""

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from tse_lib.config import Section, build, read_yaml
+from tse_lib.evaluation.runs import read_lines
 from tse_lib.evaluation.summary import MEASURES, OVER_STEMS, OVER_VARIANTS, summarise
 from tse_lib.files import replace_file
 from tse_lib.manifest import Mixture, read_mixtures
@@ -139,18 +140,10 @@ def machine() -> dict[str, Any]:
 
 def training(exp: Path) -> dict[str, Any] | None:
     """Steps and seconds of training and the processor's seconds a step, from its log; None when there is no log."""
-    log = read_log(exp / "log" / "train.jsonl")
+    log = read_lines(exp / "log" / "train.jsonl")
     cpu_s = [line["cpu_s"] for line in log if line.get("cpu_s")]
     last = {"steps": log[-1]["step"], "seconds": log[-1].get("seconds")} if log else None
     return last | {"cpu_s": median(cpu_s) if cpu_s else None} if last else None
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training log, empty when there is none. A last line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.strip()]
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
