@@ -331,6 +331,14 @@ def test_the_gate_fades_outside_of_the_seconds():
     assert np.array_equal(gate(wave[0], np.ones(4), 0.5, RATE), wave[0])
 
 
+def test_the_gate_has_the_seconds_that_were_judged():
+    """1.49998 s are one second at 44.1 kHz and, resampled to the model's rate, two; 1.5 s, the other way round."""
+    wave = 0.1 * np.ones(66149, np.float32)
+    assert gate(wave, np.ones(2), 0.5, 44100).all() and gate(wave, np.ones(1), 0.5, 44100).all()
+    gated = gate(wave, np.array([0, 1]), 0.5, 44100)
+    assert gated[44100:].all() and not gated[:41000].any()
+
+
 def test_an_open_gate_stays_open():
     open_or_not = open_seconds(np.array([0.4, 0.5, 0.3, 0.26, 0.24, 0.4, 0.6]), 0.5)
     assert open_or_not.tolist() == [False, True, True, True, False, False, True]

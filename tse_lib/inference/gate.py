@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from tse_lib.metrics.detection import seconds_of
-
 FADE_S = 0.05
 STAY = 0.5  # an open gate closes where the probability is below this share of the threshold: it does not flutter
 
@@ -21,7 +19,8 @@ def gate(estimate: np.ndarray, probabilities: np.ndarray, threshold: float, samp
     Returns:
         float32, the shape of `estimate`.
     """
-    edges = seconds_of(estimate.shape[-1], sample_rate)
+    # as many seconds as were judged: at the model's rate the last one may be rounded to be one, or to be none
+    edges = np.append(np.arange(len(probabilities)) * sample_rate, estimate.shape[-1])
     fade = max(1, round(FADE_S * sample_rate))
     ramp = (np.arange(fade, dtype=np.float32) + 0.5) / fade
     gain = np.zeros(estimate.shape[-1], np.float32)
