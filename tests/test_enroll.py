@@ -29,7 +29,7 @@ from tse_lib.evaluation.summary import summarise
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.gate import gate, open_seconds
 from tse_lib.inference.profile import load_profile
-from tse_lib.manifest import read_data_dir, write_mixtures
+from tse_lib.manifest import read_data_dir, write_embeddings, write_mixtures
 from tse_lib.metrics import detection
 from tse_lib.models import build_model
 from tse_lib.simulation.sample import sample_set
@@ -69,6 +69,19 @@ def test_a_profile_of_a_vector(name, params, tmp_path):
     extractor.enroll(ENROLLS, RATE).save(tmp_path / "a.npz")
     estimate = extractor.extract(MIXTURE, load_profile(tmp_path / "a.npz"), RATE)
     assert np.array_equal(estimate, extractor.extract(MIXTURE, ENROLLS, RATE))
+
+
+def test_old_numpy_takes_every_word_for_an_array(tmp_path, monkeypatch, profile_path):
+    """`allow_pickle` of numpy.savez came with numpy 2.2: before, it is one more array, and the file no profile."""
+    profile, savez = load_profile(profile_path), np.savez
+
+    def as_in_numpy_2_1(file, **arrays):
+        assert "allow_pickle" not in arrays
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", as_in_numpy_2_1)
+    profile.save(tmp_path / "b.npz")
+    write_embeddings(tmp_path, {"a": np.zeros(3)})
 
 
 def test_the_verbs_make_and_use_a_profile(tmp_path, checkpoint_path, capsys):
@@ -332,7 +345,7 @@ def test_the_gate_fades_outside_of_the_seconds():
 
 
 def test_the_gate_has_the_seconds_that_were_judged():
-    """1.49998 s are one second at 44.1 kHz and, resampled to the model's rate, two; 1.5 s, the other way round."""
+    """1.49998 s are one second at 44.1 kHz, and two where they were resampled to the model's rate."""
     wave = 0.1 * np.ones(66149, np.float32)
     assert gate(wave, np.ones(2), 0.5, 44100).all() and gate(wave, np.ones(1), 0.5, 44100).all()
     gated = gate(wave, np.array([0, 1]), 0.5, 44100)

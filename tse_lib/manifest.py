@@ -215,7 +215,7 @@ def write_embeddings(folder: str | Path, embeddings: Mapping[str, np.ndarray]) -
     path, names = Path(folder) / EMBEDDINGS, sorted(embeddings, key=str.encode)
     vectors = np.stack([embeddings[name] for name in names]).astype(np.float32)
     with temporary_for(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, utt_ids=np.array(names, np.str_), embeddings=vectors)
+        np.savez(file, utt_ids=np.array(names, np.str_), embeddings=vectors)
     return path
 
 

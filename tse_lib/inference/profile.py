@@ -10,6 +10,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Profile:
             ValueError: another ending.
         """
         require_npz(path)
-        arrays = {
+        arrays: dict[str, Any] = {
             "version": np.array(VERSION),
             "model": np.array(self.model),
             "network": np.array(self.network),
@@ -60,7 +61,7 @@ class Profile:
             **{PREFIX + name: value.numpy(force=True) for name, value in self.condition.items()},
         }
         with temporary_for(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
 
 
 def load_profile(path: str | Path) -> Profile:
