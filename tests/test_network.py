@@ -14,6 +14,7 @@ from tests.test_separator import conf_of as conf_of_tasnet
 from tests.test_tfc_tdf import SMALL
 from tests.tiny import voice
 from tse_lib import audio, checkpoint
+from tse_lib.bin import separate
 from tse_lib.bin.main import main
 from tse_lib.config import Deployed, build
 from tse_lib.export.network import null_db
@@ -286,6 +287,23 @@ def test_the_order_of_files_does_not_matter(tse, packed, words):
 def test_switches_that_do_not_go_together(tse, checkpoint_of_it, words, told, code):
     result = tse("--model", checkpoint_of_it, *words)
     assert result[0] == code and told in result[2] and not os.path.exists("out")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "told"),
+    [
+        ("meta", "auto", "--backend onnxruntime: it is for processors; --device cpu, or torch on meta"),
+        ("cpu", "bfloat16", "--backend onnxruntime computes in float32 or int8"),
+    ],
+)
+def test_nothing_is_exported_for_a_backend_that_cannot_run_it(
+    tse, checkpoint_of_it, monkeypatch, device, precision, told
+):
+    """On a machine with a GPU, which is what --device auto takes; here a device without numbers stands for it."""
+    monkeypatch.setattr(separate, "device_of", lambda args: torch.device(device))
+    monkeypatch.setattr(separate, "export_network", None)
+    result = tse("--model", checkpoint_of_it, "--backend", "onnxruntime", "--precision", precision)
+    assert result[0] == 4 and told in result[2]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tse_lib.hub import import_checkpoint
 from tse_lib.inference.chunked import with_progress
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.loading import assemble
-from tse_lib.inference.network import BACKENDS, FILES, PRECISIONS, exported
+from tse_lib.inference.network import BACKENDS, FILES, PRECISIONS, exported, refuse_backend
 from tse_lib.inference.profile import fingerprint
 from tse_lib.inference.separator import Separator
 
@@ -143,6 +143,7 @@ def speed_up(separator: Separator, args: argparse.Namespace) -> None:
         return
     if args.compile:
         raise ValueError(f"--compile is torch's; --backend {args.backend} compiles by itself")
+    refuse_backend(args.backend, precision, separator.device)  # before anything is exported for it
     folder = Path(args.model)
     found = exported(folder, precision, fingerprint(separator.model, separator.conf)) if folder.is_dir() else None
     if found:

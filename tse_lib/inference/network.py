@@ -61,6 +61,16 @@ def refuse_slow(precision: str, device: torch.device) -> None:
         raise ValueError(f"--precision bfloat16: {device} has no arithmetic for it and would be slower; float32 there")
 
 
+def refuse_backend(backend: str, precision: str, device: torch.device) -> None:
+    """ValueError where a backend cannot compute in a precision, or is slower in it."""
+    if device.type != "cpu":
+        raise ValueError(f"--backend {backend}: it is for processors; --device cpu, or torch on {device}")
+    if backend == "onnxruntime" and precision == "bfloat16":
+        raise ValueError("--backend onnxruntime computes in float32 or int8 on a processor; openvino can in bfloat16")
+    if precision != "int8":
+        refuse_slow(precision, device)
+
+
 def convert(model: nn.Module, precision: str, device: torch.device) -> None:
     """Have the network compute in a precision of PRECISIONS, its transforms in float32.
 
@@ -86,8 +96,6 @@ class ExportedNetwork(nn.Module):
 
 
 def with_onnxruntime(path: Path, precision: str) -> Run:
-    if precision == "bfloat16":
-        raise ValueError("--backend onnxruntime computes in float32 or int8 on a processor; openvino can in bfloat16")
     runtime = imported("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -62,10 +62,7 @@ class Separator:
             ValueError: not on this device, not in this precision, or a network that cannot be exported.
             ModuleNotFoundError: the backend is not installed.
         """
-        if self.device.type != "cpu":
-            raise ValueError(f"--backend {backend}: it is for processors; --device cpu, or torch on {self.device}")
-        if precision != "int8":
-            network.refuse_slow(precision, self.device)
+        network.refuse_backend(backend, precision, self.device)
         network.network_of(self.model)
         self.model.network = network.ExportedNetwork(
             network.BACKENDS[backend](path, precision), network.MEMORY[backend]
