@@ -290,9 +290,29 @@ def test_a_device_that_is_not_there(folder, tse):
     assert_refused(tse(*extract_words()[:-1], "cuda"), "torch sees no CUDA device")
 
 
-@pytest.mark.parametrize("words", [["--chunk_s", "0"], ["--overlap_count", "0"], ["--batch_size", "-1"]])
+@pytest.mark.parametrize("device", ["gpu", "cuda:one", "hip", "xpu"])
+def test_a_device_that_torch_does_not_know(folder, tse, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert_refused(tse(*extract_words()[:-1], device), f"--device {device}: no device of this torch; auto, cpu")
+
+
+def test_a_gpu_too_many(folder, tse, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert_refused(tse(*extract_words()[:-1], "cuda:1"), "--device cuda:1: there are 1 CUDA devices, counted from 0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert_refused(tse(*extract_words()[:-1], "auto"), "--device cuda:1: there are 1 CUDA devices")
+
+
+def test_fewer_threads_than_none(folder, tse):
+    assert_refused(tse(*extract_words(), "--threads", "-1"), "--threads -1: at least 1, or 0 for torch's choice")
+
+
+@pytest.mark.parametrize(
+    "words", [["--chunk_s", "0"], ["--chunk_s", "inf"], ["--overlap_count", "0"], ["--batch_size", "-1"]]
+)
 def test_settings_that_cannot_be(folder, tse, words):
-    assert_refused(tse(*extract_words(), *words), words[0].strip("-"))
+    assert_refused(tse(*extract_words(), *words), f"inference: {words[0].strip('-')}: Input should be ")
 
 
 # ---------------------------------------------------------------------------------------- confs and data folders

@@ -500,7 +500,9 @@ class Train(Section):
 
 
 class Inference(Section):
-    chunk_s: float = Field(30.0, gt=0, description="longer mixtures are cut into overlapping chunks of this length")
+    chunk_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="longer mixtures are cut into overlapping chunks of this length"
+    )
     overlap_count: int = Field(2, ge=1, description="how many chunks cover a sample")
     crossfade: float = Field(
         0.0, ge=0, lt=0.5, description="share of a chunk that it has in common with the next one at overlap_count 1"

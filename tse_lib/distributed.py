@@ -12,14 +12,25 @@ import torch.distributed as dist
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Of "auto", "cpu", "cuda" or "cuda:1"; of several processes each takes its own GPU."""
+    """Of "auto", "cpu", "cuda" or "cuda:1"; of several processes each takes its own GPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {wanted}: torch sees no CUDA device (`tse doctor` tells more)")
-    device = torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+        if device.type not in ("cpu", "cuda"):
+            torch.empty(0, device=device)  # mps and others, if this torch was built with them
+    except (RuntimeError, AssertionError, ImportError):
+        raise ValueError(f"--device {wanted}: no device of this torch; auto, cpu, cuda or cuda:1 is wanted") from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise ValueError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 

@@ -14,6 +14,8 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def device_of(args: argparse.Namespace) -> torch.device:
     """The device asked for; sets the number of threads on the way."""
+    if args.threads < 0:
+        raise ValueError(f"--threads {args.threads}: at least 1, or 0 for torch's choice")
     if args.threads:
         torch.set_num_threads(args.threads)
     return pick_device(args.device)

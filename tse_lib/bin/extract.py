@@ -10,7 +10,7 @@ import numpy as np
 from tse_lib import audio
 from tse_lib.bin.device import add_device_options
 from tse_lib.bin.enroll import load_extractor, read_enrolments
-from tse_lib.config import Calibration, Inference
+from tse_lib.config import Calibration, Inference, build
 from tse_lib.files import replace_file
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.gate import gate, open_seconds
@@ -59,10 +59,9 @@ def main(argv: list[str]) -> None:
     audio.refuse_silence(mixture, args.mixture)
     if sample_rate != extractor.sample_rate:
         print(f"{args.mixture}: {sample_rate} Hz, processed at the model's {extractor.sample_rate} Hz")
-    given = {key: getattr(args, key) for key in ("chunk_s", "overlap_count", "batch_size")}
-    settings = Inference(
-        **{**extractor.conf.inference.model_dump(), **{k: v for k, v in given.items() if v is not None}}
-    )
+    names = ("chunk_s", "overlap_count", "batch_size")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings = build(Inference, {**extractor.conf.inference.model_dump(), **given}, "inference")
     own_rate = extractor.sample_rate
     estimate = extractor.extract(mixture, enrolls, sample_rate, own_rate, settings, progress=True, average=args.average)
     if wants_presence:

@@ -14,7 +14,7 @@ import tse_lib
 from tse_lib import audio
 from tse_lib.allocator import keep_freed_memory
 from tse_lib.bin.device import add_device_options, device_of
-from tse_lib.config import Inference
+from tse_lib.config import Inference, build
 from tse_lib.export.network import export_network
 from tse_lib.hub import import_checkpoint
 from tse_lib.inference.chunked import with_progress
@@ -164,7 +164,7 @@ def settings_of(args: argparse.Namespace, own: Inference) -> Inference:
         values |= {"overlap_count": 1, "crossfade": 0}  # each stands for itself
     names = ("chunk_s", "overlap_count", "crossfade", "batch_size", "level", "sum_to_mixture")
     values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return Inference(**values)
+    return build(Inference, values, "inference")
 
 
 def pick(names: tuple[str, ...], stems: list[str] | None) -> dict[int, str]:
