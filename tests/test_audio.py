@@ -254,6 +254,10 @@ def test_each_fault_has_its_reason(tmp_path):
     soundfile.write(tmp_path / "whole.flac", tone(), 8000)
     (tmp_path / "truncated.wav").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "truncated.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:4000])
+    stream = bytearray((tmp_path / "whole.flac").read_bytes())
+    stream[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    stream[22:26] = bytes(4)
+    (tmp_path / "stream.flac").write_bytes(stream)
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "folder.wav").mkdir()
@@ -262,6 +266,7 @@ def test_each_fault_has_its_reason(tmp_path):
     for name, message in {
         "truncated.wav": "truncated.wav: truncated, 8022 of 16044 bytes are there; copy it again",
         "truncated.flac": "truncated.flac: .*truncated",
+        "stream.flac": "stream.flac: a stream that does not tell its length; write a whole file: ffmpeg -i IN OUT.flac",
         "empty.wav": r"empty.wav: empty file \(0 bytes\)",
         "text.wav": r"text.wav: not an audio file that can be read \(.+\); wav, flac or ogg\?",
         "folder.wav": "folder.wav: is a folder",

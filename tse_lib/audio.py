@@ -31,6 +31,7 @@ PCM16_SCALE = np.float32(2**-15)  # of a 16-bit sample, as libsndfile has it: ex
 HEADERS_KEPT = 4096  # headers remembered a process, about 0.5 kB each
 PLAIN_CHUNKS = (b"fmt ", b"data", b"fact", b"LIST", b"JUNK", b"bext", b"id3 ")
 WAV_BYTES = 2**32 - 2**16  # of samples that fit into a wav, whose length is a number of 32 bits
+UNKNOWN_LENGTH = 2**63 - 1  # samples, by libsndfile, of a FLAC that was written into a pipe
 # the last 14 bytes of a format's GUID in a WAVE_FORMAT_EXTENSIBLE header (Microsoft's ksmedia.h)
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 
@@ -394,6 +395,9 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if file.frames == 0:
         file.close()
         raise ValueError(f"{path}: holds no samples")
+    if file.frames == UNKNOWN_LENGTH:
+        file.close()
+        raise ValueError(f"{path}: a stream that does not tell its length; write a whole file: ffmpeg -i IN OUT.flac")
     return file
 
 
