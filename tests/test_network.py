@@ -274,6 +274,13 @@ def test_the_order_of_files_does_not_matter(tse, packed, words):
         assert db(other, one) > 100
 
 
+def test_a_file_with_too_many_channels_is_told_before_the_first_one_is_done(tse, packed):
+    audio.write("three.wav", mixture()[[0, 0, 0]], RATE)
+    result = tse("three.wav", "--model", packed)
+    assert result[0] == 4 and "three.wav: 3 channels; this network takes 2, or one" in result[2]
+    assert not os.path.exists("out")
+
+
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [

@@ -111,15 +111,25 @@ def main(argv: list[str]) -> None:
     for path in args.files:
         refuse_overwriting(outputs_of(path, args, wanted), args.files)
     settings = settings_of(args, separator.conf.inference)
-    fitted: dict[tuple[int, float], Inference] = {}
+    subtype = args.subtype or SUBTYPES[args.format]
+    for path, fitting in fit_all(separator, facts, settings).items():
+        separate_file(separator, path, outputs_of(path, args, wanted), subtype, fitting)
+
+
+def fit_all(separator: Separator, facts: dict[str, audio.Info], settings: Inference) -> dict[str, Inference]:
+    """The settings for each file, by what fits into memory; ValueError that names the first one that cannot be done."""
+    of_kinds: dict[tuple[int, float], Inference] = {}
+    fitted = {}
     for path, (rate, num_samples, num_channels) in facts.items():
         kind = num_channels, min(num_samples / rate, settings.chunk_s)
-        if kind not in fitted:
-            fitted[kind], told = separator.fit_memory(settings, num_channels, num_samples / rate)
+        if kind not in of_kinds:
+            try:
+                of_kinds[kind], told = separator.fit_memory(settings, num_channels, num_samples / rate)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
             print(f"memory: {told}")
-        separate_file(
-            separator, path, outputs_of(path, args, wanted), args.subtype or SUBTYPES[args.format], fitted[kind]
-        )
+        fitted[path] = of_kinds[kind]
+    return fitted
 
 
 def load(model: str, config: str | None, device: torch.device) -> Extractor | Separator:
