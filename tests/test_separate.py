@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,6 +218,19 @@ def test_broken_inputs(tse):
     soundfile.write("nan.wav", np.array([0.1, float("nan")] * 9000, np.float32), RATE, subtype="FLOAT")
     assert_refused(tse("nan.wav"), "nan.wav: holds NaN")
     assert_refused(tse("nowhere.wav"), "nowhere.wav: no such audio file", code=MISSING)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_name_that_is_not_utf_8(tse, model, subtype):
+    """As of an archive that was packed on another system. In a process of its own: its output is encoded."""
+    name = os.fsdecode(b"bl\xe4u")
+    soundfile.write("as-it-was.wav", tiny.voice("a-0", RATE), RATE, subtype=subtype)
+    os.rename("as-it-was.wav", f"{name}.wav")
+    words = ["separate", f"{name}.wav", "mix.wav", "--model", str(model), "-o", "out", "--device", "cpu"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "UTF-8"}  # as of path.sh
+    done = subprocess.run([sys.executable, "-m", "tse_lib.bin.main", *words], env=env, capture_output=True)
+    assert done.returncode == 0 and rb"bl\udce4u.wav: 1.0 s" in done.stdout, done.stderr
+    assert written() == sorted(f"{stem}_{source}.wav" for stem in (name, "mix") for source in ("kick", "hi-hat"))
 
 
 def test_an_input_is_never_overwritten(tse):

@@ -389,7 +389,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         raise ValueError(f"{path}: empty file (0 bytes); copy or download it again")
     _refuse_short_riff(path)
     try:
-        file = soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(os.fsencode(path))  # names need not be UTF-8
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"{path}: not an audio file that can be read ({_reason(error)}); wav, flac or ogg?") from None
     if file.frames == 0:

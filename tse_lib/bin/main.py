@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -61,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(verb: str, argv: list[str]) -> int:
     """Call a verb; what it raises for its user becomes one line and an exit code that recipes pass on."""
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, nor fit the terminal's
         # argparse names the program after the file otherwise.
         sys.argv = [f"tse {verb}", *argv]
         code = importlib.import_module(VERBS[verb][0]).main(argv) or 0
