@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
 VERBS = {
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(verb: str, argv: list[str]) -> int:
     """Call a verb; what it raises for its user becomes one line and an exit code that recipes pass on."""
+    warnings.formatwarning = lambda message, *_: f"tse {verb}: warning: {message}\n"  # no line of our code below it
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, nor fit the terminal's
