@@ -17,7 +17,10 @@ import yaml
 
 from tests import tiny
 from tse_lib import audio
-from tse_lib.bin.main import main
+from tse_lib.bin import extract
+from tse_lib.bin.main import main, one_line
+from tse_lib.files import replace_file
+from tse_lib.inference.extractor import Extractor
 
 RATE = tiny.RATE
 MISSING, BAD_DATA = 3, 4
@@ -211,18 +214,40 @@ def test_an_input_is_never_overwritten(folder, tse, out):
     assert (open("mix.wav", "rb").read(), open("enroll.wav", "rb").read()) == before
 
 
-def test_an_output_of_another_kind(folder, tse):
+@pytest.fixture
+def instead_of_hours(monkeypatch):
+    """What is to be told is told before anything is extracted."""
+    monkeypatch.setattr(Extractor, "extract", None)
+
+
+def test_an_output_of_another_kind(folder, tse, instead_of_hours):
     assert_refused(tse(*extract_words(out="out.mp3")), "out.mp3: can write .flac, .wav, not '.mp3'")
 
 
-def test_an_output_folder_that_cannot_be(folder, tse):
+def test_an_output_folder_that_cannot_be(folder, tse, instead_of_hours):
     """A file stands where the folder should: as good as a read-only one, and it stops root too."""
     open("taken", "w").close()
     assert_refused(tse(*extract_words(out="taken/out.wav")), "taken", code=1)
+    os.mkdir("folder.wav")
+    assert_refused(tse(*extract_words(out="folder.wav")), "folder.wav: Is a directory", code=1)
+
+
+def test_probabilities_that_cannot_be_written(folder, tse, monkeypatch, instead_of_hours):
+    monkeypatch.setattr(extract, "calibration_of", lambda *_: None)
+    os.mkdir("folder")
+    assert_refused(tse(*extract_words(), "--presence", "folder"), "folder: Is a directory", code=1)
+
+
+def test_a_folder_in_the_place_of_a_results_file(folder):
+    """Of a renaming that fails the name that was asked for is told, not the temporary one."""
+    os.mkdir("RESULTS.md")
+    with pytest.raises(OSError) as caught, replace_file("RESULTS.md") as file:
+        file.write("x")
+    assert one_line(caught.value) == "RESULTS.md: Is a directory"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_output_folder(folder, tse):
+def test_a_read_only_output_folder(folder, tse, instead_of_hours):
     os.mkdir("locked", 0o555)
     assert_refused(tse(*extract_words(out="locked/out.wav")), "locked", "Permission denied", code=1)
 

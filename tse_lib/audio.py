@@ -26,6 +26,7 @@ from tse_lib.files import temporary_for
 from tse_lib.manifest import ACTIVITY_BLOCK_S
 
 EXTENSIONS = (".wav", ".flac", ".ogg")
+WRITTEN = {".flac": ("FLAC", "PCM_24"), ".wav": ("WAV", "FLOAT")}  # kind and subtype by libsndfile's names
 SILENCE_DBFS = -80.0  # a file whose loudest sample stays below this holds nothing to work with
 PCM16_SCALE = np.float32(2**-15)  # of a 16-bit sample, as libsndfile has it: exact
 HEADERS_KEPT = 4096  # headers remembered a process, about 0.5 kB each
@@ -100,11 +101,9 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     The format follows the name: `.flac` is 24 bit (samples beyond full scale are an error, they cannot be held),
     `.wav` is 32-bit float.
     """
+    refuse_other_kind(path)
     path = Path(path)
-    kinds = {".flac": ("FLAC", "PCM_24"), ".wav": ("WAV", "FLOAT")}
-    if path.suffix.lower() not in kinds:
-        raise ValueError(f"{path}: can write {', '.join(sorted(kinds))}, not '{path.suffix}'")
-    kind, subtype = kinds[path.suffix.lower()]
+    kind, subtype = WRITTEN[path.suffix.lower()]
     if not np.isfinite(audio).all():
         raise ValueError(f"{path}: NaN or infinite samples are not written")
     if kind == "FLAC" and np.abs(audio).max(initial=0.0) > 1.0:
@@ -117,6 +116,13 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
                 _forget_time(temporary)
     except soundfile.LibsndfileError as error:
         raise OSError(f"{path}: cannot be written ({_reason(error)}); disk full?") from None
+
+
+def refuse_other_kind(path: str | Path) -> None:
+    """ValueError unless the name ends as those do that `write` can write."""
+    path = Path(path)
+    if path.suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path}: can write {', '.join(sorted(WRITTEN))}, not '{path.suffix}'")
 
 
 def write_pcm16(path: str | Path, parts: Iterable[np.ndarray], sample_rate: int, num_channels: int = 1) -> int:

@@ -1,5 +1,6 @@
 """Writing files whole: under a temporary name in the same folder, then renamed."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def temporary_for(path: str | Path, sync: bool = True) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise now what `temporary_for` would raise in the end, after the hours that make what is to be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=".partial-", dir=path.parent):
+        pass
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tse_lib import audio
 from tse_lib.bin.device import add_device_options
 from tse_lib.bin.enroll import load_extractor, read_enrolments
 from tse_lib.config import Calibration, Inference, build
-from tse_lib.files import replace_file
+from tse_lib.files import replace_file, require_writable
 from tse_lib.inference.extractor import Extractor
 from tse_lib.inference.gate import gate, open_seconds
 from tse_lib.inference.profile import Profile, load_profile
@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
     add_device_options(parser)
     args = parser.parse_args(argv)
 
+    audio.refuse_other_kind(args.out)
     refuse_overwriting(args)
     warnings.simplefilter("always")
     mixture, sample_rate = audio.read(args.mixture, mono=False)
@@ -62,6 +63,8 @@ def main(argv: list[str]) -> None:
     names = ("chunk_s", "overlap_count", "batch_size")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings = build(Inference, {**extractor.conf.inference.model_dump(), **given}, "inference")
+    for out in filter(None, (args.out, args.presence)):
+        require_writable(out)
     own_rate = extractor.sample_rate
     estimate = extractor.extract(mixture, enrolls, sample_rate, own_rate, settings, progress=True, average=args.average)
     if wants_presence:

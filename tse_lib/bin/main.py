@@ -97,7 +97,8 @@ def one_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; tse doctor lists the optional parts and how to install them"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = error.filename2 or error.filename  # of a renaming the name that was asked for, not the temporary one
+        return f"{name}: {error.strerror}" if name else error.strerror
     lines = [line.strip() for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line) or type(error).__name__
 
