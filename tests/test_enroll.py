@@ -18,6 +18,7 @@ from tests import test_spex_plus, test_td_speakerbeam, tiny
 from tests.recipe_folder import ROOT
 from tests.scored_set import make_set
 from tse_lib import audio
+from tse_lib.bin import calibrate
 from tse_lib.bin.calibrate import examples
 from tse_lib.bin.main import main
 from tse_lib.bin.render import write_rendered
@@ -282,6 +283,17 @@ def test_calibrate_beside_a_checkpoint_and_in_a_packed_model(tmp_path, corpus_di
     assert tse_lib.load(tmp_path / "again").calibration == beside.calibration
     with pytest.raises(ValueError, match="calibrated with other weights"):
         Extractor(tiny.make_model(1), beside.conf).presence(MIXTURE, MIXTURE, RATE)
+
+
+def test_a_calibration_that_cannot_be_written_is_told_before_it_is_made(tmp_path, corpus_dir, capsys, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Extractor, "extract", None)
+    monkeypatch.setattr(calibrate, "require_writable", refuse)  # root may write anywhere
+    path = tiny.make_checkpoint(tmp_path / "best.pt")
+    assert main(["calibrate", "--model", str(path), "--data", str(corpus_dir / "dev")]) == 1
+    assert f"{tmp_path}/calibration.yaml: Permission denied" in capsys.readouterr().err
 
 
 def test_calibrate_extracts_with_those_who_are_not_there(corpus_dir):

@@ -12,7 +12,8 @@ from tse_lib.bin.device import add_device_options
 from tse_lib.bin.enroll import load_extractor
 from tse_lib.config import Calibration, given_dim_of
 from tse_lib.data.dataset import RenderedMixtures
-from tse_lib.inference.calibration import write_calibration
+from tse_lib.files import require_writable
+from tse_lib.inference.calibration import place_of, write_calibration
 from tse_lib.metrics.detection import features, fit, truth
 from tse_lib.rng import rng
 
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> None:
     extractor = load_extractor(args.model, args)
     mixtures = RenderedMixtures(args.data, extractor.sample_rate, given_dim_of(extractor.conf.model))
     mixtures.refuse_other_task("extract")
+    require_writable(place_of(Path(args.model)))
     rate, seconds, speaks = extractor.sample_rate, [], []
     for wave, enrolls, target in tqdm(examples(mixtures), desc="calibrate", unit="run", dynamic_ncols=True):
         seconds.append(features(wave.numpy(), extractor.extract(wave, extractor.as_enrolments(enrolls), rate), rate))

@@ -13,8 +13,13 @@ NAME = "calibration.yaml"
 
 def beside(checkpoint: Path) -> Calibration | None:
     """The calibration beside a checkpoint, if there is one."""
-    path = checkpoint.with_name(NAME)
+    path = place_of(checkpoint)
     return build(Calibration, read_yaml(path), str(path)) if path.exists() else None
+
+
+def place_of(model: Path) -> Path:
+    """The file that holds the calibration of a checkpoint, or of a packed model folder."""
+    return model / "model.yaml" if model.is_dir() else model.with_name(NAME)
 
 
 def write_calibration(model: Path, conf: Deployed, calibration: Calibration) -> Path:
@@ -25,6 +30,6 @@ def write_calibration(model: Path, conf: Deployed, calibration: Calibration) -> 
     """
     if model.is_dir():
         return write_conf(model, conf.model_copy(update={"calibration": calibration}))
-    with replace_file(model.with_name(NAME)) as file:
+    with replace_file(place_of(model)) as file:
         yaml.safe_dump(calibration.model_dump(mode="json"), file, sort_keys=False)
-    return model.with_name(NAME)
+    return place_of(model)
