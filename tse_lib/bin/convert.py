@@ -25,6 +25,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--sample_rate", type=int, help="in Hz, where nothing else says it, or says it wrongly")
     parser.add_argument("--to", metavar="LAYOUT", help="the other way: write the packed model SOURCE in this layout")
     args = parser.parse_args(argv)
+    if Path(args.source).exists() and Path(args.source).resolve() == Path(args.out).resolve():
+        raise ValueError(f"{args.out}: the output would overwrite the source")
     if args.to:
         back(args)
         return

@@ -12,8 +12,14 @@ from tse_lib.files import replace_file, temporary_for
 
 
 def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed, readme: str) -> None:
-    """Write the three files; `model.yaml` last, so that a folder without it is not a model."""
+    """Write the three files; `model.yaml` last, so that a folder without it is not a model.
+
+    Raises:
+        ValueError: the folder has a README.md of something else.
+    """
     folder = Path(folder)
+    if (folder / "README.md").exists() and not (folder / "model.safetensors").exists():
+        raise ValueError(f"{folder}: holds another README.md, which would be overwritten; choose a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").unlink(missing_ok=True)
     try:
