@@ -10,6 +10,7 @@ import yaml
 import tse_lib
 from tests import tiny
 from tse_lib.bin.main import main
+from tse_lib.export.pack import readme
 from tse_lib.inference import packed
 
 
@@ -47,6 +48,39 @@ def test_figures_and_licence_stand_in_the_readme(tmp_path, checkpoint_path):
     assert "CC BY 4.0" in text and "| si_sdri | 7.13 | 6.50 to 7.75 | 9 |" in text and "pesq" not in text
     count = sum(parameter.numel() for parameter in tiny.make_model().parameters())
     assert f"{count:,} parameters" in text
+
+
+def test_sources_are_counted_as_what_they_are(tmp_path, checkpoint_path):
+    model = tse_lib.load(checkpoint_path)
+    for more, told in (({}, "Scored on 10 targets"), ({"stems": ["kick"]}, "Scored on 10 stems")):
+        (tmp_path / "summary.json").write_text(json.dumps({"n": 10, "conf": "tse", "seed": 1, "metrics": {}} | more))
+        assert told in readme(model, "best.pt", tmp_path / "summary.json", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [('{"n": 1}\n{"n": 2}\n', "not JSON"), ('{"n": 1}', "not a summary.json"), ("[1]", "not a summary")],
+)
+def test_a_summary_that_is_none(tmp_path, checkpoint_path, capsys, text, told):
+    (tmp_path / "odd.json").write_text(text)
+    words = ["--out", str(tmp_path / "model"), "--summary", str(tmp_path / "odd.json")]
+    assert main(["export", "--model", str(checkpoint_path), *words]) == 4
+    assert f"odd.json: {told}" in capsys.readouterr().err and not (tmp_path / "model").exists()
+
+
+def test_another_readme_is_not_overwritten(tmp_path, checkpoint_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path)]) == 4
+    assert "holds another README.md" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--to", "hifi_tse"]])
+def test_nothing_is_converted_onto_itself(folder, capsys, words):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(["convert", str(folder), "-o", f"{folder}/../model", *words]) == 4
+    assert "the output would overwrite the source" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_difference_after_packing_is_noticed(tmp_path, checkpoint_path, monkeypatch, capsys):

@@ -318,10 +318,12 @@ def test_nothing_is_exported_for_a_backend_that_cannot_run_it(
     [
         (["--int8"], "--int8 needs --onnx and --calibrate"),
         (["--onnx", "--int8"], "--int8 needs --onnx and --calibrate"),
+        (["--onnx", "--calibrate", "mix.wav"], "--calibrate: goes with --onnx --int8"),
+        (["--onnx", "--int8", "--calibrate", "nowhere.wav"], "nowhere.wav: no such audio file"),
     ],
 )
 def test_int8_needs_audio(checkpoint_of_it, tmp_path, capsys, words, told):
-    assert main(["export", "--model", str(checkpoint_of_it), "--out", str(tmp_path / "model"), *words]) == 4
+    assert main(["export", "--model", str(checkpoint_of_it), "--out", str(tmp_path / "model"), *words]) in (3, 4)
     assert told in capsys.readouterr().err and not (tmp_path / "model").exists()
 
 

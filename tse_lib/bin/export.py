@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import tse_lib
+from tse_lib import audio
 from tse_lib.export.network import export_network, quantise
 from tse_lib.export.pack import pack
 from tse_lib.inference.separator import Separator
@@ -38,6 +39,10 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.int8 and not (args.onnx and args.calibrate):
         raise ValueError("--int8 needs --onnx and --calibrate FILE ...")
+    if args.calibrate and not args.int8:
+        raise ValueError("--calibrate: goes with --onnx --int8")
+    for path in args.calibrate or []:
+        audio.info(path)  # a missing one is told before anything is written
     model = tse_lib.load(args.model)
     if args.onnx and not isinstance(model, Separator):
         raise ValueError(f"{args.model}: --onnx is for separators, this network extracts")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,11 +47,23 @@ def readme(model: Extractor | Separator, source: str, summary: Path | None, data
         "```",
     ]
     if summary:
-        figures = json.loads(summary.read_text(encoding="utf-8"))
-        lines += ["", f"Scored on {figures['n']} mixtures (conf {figures['conf']}, seed {figures['seed']}):", ""]
+        figures = read_summary(summary)
+        what = "stems" if "stems" in figures else "targets"
+        lines += ["", f"Scored on {figures['n']} {what} (conf {figures['conf']}, seed {figures['seed']}):", ""]
         lines += ["| metric | mean | 95 % interval | n |", "|---|---|---|---|"]
         for name, value in figures["metrics"].items():
             if value["mean"] is not None:
                 limits = "{:.2f} to {:.2f}".format(*value["ci95"]) if value["ci95"] else "-"
                 lines.append(f"| {name} | {value['mean']:.2f} | {limits} | {value['n']} |")
     return "\n".join(lines) + "\n"
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json of `tse results`."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(figures, dict) or not {"n", "conf", "seed", "metrics"} <= figures.keys():
+        raise ValueError(f"{path}: not a summary.json of tse results")
+    return figures
