@@ -316,6 +316,11 @@ def test_free_memory(tmp_path, monkeypatch):
     assert memory.available_bytes(cpu) == 300500
     (group / "memory.max").write_text("max\n")
     assert memory.available_bytes(cpu) == 5000 * 1024
+    for name, text in (("memory.max", "900000"), ("memory.current", "700000")):  # a job's limit, not its step's
+        (group.parent / name).write_text(text + "\n")
+    assert memory.available_bytes(cpu) == 200000
+    (group.parent / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 300\n")  # version 1
+    assert memory.available_bytes(cpu) == 200300
 
 
 CHILD = """

@@ -71,8 +71,8 @@ def available_bytes(device: torch.device) -> int | None:
     for line in (PROC / "self/cgroup").read_text().splitlines() if left else []:
         _, kind, place = line.split(":", 2)
         if kind in ("", "memory"):
-            own = (GROUPS / kind / place.lstrip("/"), GROUPS / kind)  # the second one in a container
-            left += [room for folder in own if (room := _room(folder)) is not None][:1]
+            group = GROUPS / kind / place.lstrip("/")  # in a container it is not there, but one of those above
+            left += [room for folder in (group, *group.parents) if (room := _room(folder)) is not None]
     return min(left, default=None)
 
 
@@ -81,7 +81,8 @@ def _room(group: Path) -> int | None:
     for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
         if (group / limit).exists() and (group / usage).exists():
             allowed = (group / limit).read_text().strip()
-            cache = _numbers(group / "memory.stat").get("inactive_file", 0)
+            stat = _numbers(group / "memory.stat")
+            cache = stat.get("total_inactive_file", stat.get("inactive_file", 0))  # in version 1 the latter is its own
             return None if allowed == "max" else int(allowed) - int((group / usage).read_text()) + cache
     return None
 
