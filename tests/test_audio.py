@@ -29,6 +29,13 @@ def test_a_float_wav_is_read_back_exactly_beyond_full_scale(tmp_path):
     np.testing.assert_array_equal(read, wave)
 
 
+def test_a_very_long_wav_is_rf64(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "WAV_BYTES", 4 * 4000 - 1)
+    audio.write(tmp_path / "long.wav", tone(0.5), 8000)
+    assert soundfile.info(tmp_path / "long.wav").format == "RF64"
+    assert np.array_equal(audio.read(tmp_path / "long.wav")[0], tone(0.5))
+
+
 def test_flac_holds_24_bits_and_refuses_what_is_above_full_scale(tmp_path):
     audio.write(tmp_path / "a.flac", tone(), 8000)
     np.testing.assert_allclose(audio.read(tmp_path / "a.flac")[0], tone(), atol=2**-23)

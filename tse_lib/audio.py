@@ -99,7 +99,7 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write `(T,)` or `(C, T)` under a temporary name and rename: a killed process leaves no half file.
 
     The format follows the name: `.flac` is 24 bit (samples beyond full scale are an error, they cannot be held),
-    `.wav` is 32-bit float.
+    `.wav` is 32-bit float, of more than 4 GiB an RF64.
     """
     refuse_other_kind(path)
     path = Path(path)
@@ -108,6 +108,8 @@ def write(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         raise ValueError(f"{path}: NaN or infinite samples are not written")
     if kind == "FLAC" and np.abs(audio).max(initial=0.0) > 1.0:
         raise ValueError(f"{path}: peak {np.abs(audio).max():.3f} is above full scale; use .wav (float) or lower it")
+    if kind == "WAV" and 4 * audio.size > WAV_BYTES:
+        kind = "RF64"
     try:
         with temporary_for(path, sync=False) as temporary:
             soundfile.write(temporary, np.atleast_2d(audio).T, sample_rate, format=kind, subtype=subtype)
