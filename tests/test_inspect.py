@@ -15,7 +15,7 @@ from test_report import CHROMIUM, Page, in_browser
 
 from tests import tiny
 from tse_lib import audio
-from tse_lib.bin.inspect import reverberation_s
+from tse_lib.bin.inspect import replaced_folder, reverberation_s
 from tse_lib.bin.main import main
 from tse_lib.config import Simulation, build, load_config
 from tse_lib.data.dataset import DrawnMixtures
@@ -347,6 +347,15 @@ def test_a_folder_that_is_no_inspection_is_kept(refused, tmp_path):
     assert "is no inspection" in refused(BAD_DATA, "--noise", "noise", "--out", "mine")
     (out / "index.html").rename(out / "thesis.tex")
     assert "is no inspection" in refused(BAD_DATA, "--noise", "noise", "--out", "mine")
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "large_disk").mkdir()
+    (tmp_path / "inspect").symlink_to("large_disk")
+    with replaced_folder(tmp_path / "inspect") as fresh:
+        (fresh / "index.html").touch()
+    assert (tmp_path / "inspect").is_symlink() and (tmp_path / "large_disk" / "index.html").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inspect", "large_disk"]
 
 
 def test_a_file_that_cannot_be_read(refused, corpus_dir, tmp_path):

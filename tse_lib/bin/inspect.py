@@ -326,7 +326,7 @@ def refuse_other_folder(out: Path) -> None:
 @contextmanager
 def replaced_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `out` when the block ends well, and is removed when it does not."""
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.realpath(out))  # a link stays one, and the page lies where it leads
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
     try:
