@@ -331,6 +331,16 @@ def test_museval_agrees_with_what_it_is_given():
     assert second["cisr"] > 20
 
 
+@pytest.mark.parametrize("silenced", ["one estimate", "one estimate's channels cancel"])
+def test_an_output_without_a_sound_has_no_frames(silenced):
+    """museval refuses such a track: that must not end the scoring of a set."""
+    references = 0.1 * np.random.default_rng(0).standard_normal((2, 2, 2 * RATE))
+    estimates = references.copy()
+    estimates[1] = 0 if silenced == "one estimate" else [[0.1], [-0.1]]
+    for line in score_stems(references, estimates, references.sum(0), RATE, museval=True):
+        assert line["csdr"] is None and "no frame of 1 s" in line["reasons"]["csdr"] and line["usdr"] is not None
+
+
 def test_files_are_scored_by_name_and_told_by_stem(dev_dir, tmp_path):
     mixtures = RenderedMixtures(str(dev_dir), RATE).mixtures
     lines = []

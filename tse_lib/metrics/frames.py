@@ -37,6 +37,8 @@ def bss_eval_frames(references: np.ndarray, estimates: np.ndarray, sample_rate: 
     """
     if references.shape[-1] < sample_rate:
         raise ValueError(f"{references.shape[-1] / sample_rate:.2f} s: frames of 1 s are wanted, give longer mixtures")
+    if not all(wave.sum(0).any() for wave in (*references, *estimates)):  # then museval raises: no frame has a value
+        return [FrameEval(None, None, None, None)] * len(references)
     waves = [np.asarray(x, np.float64).transpose(0, 2, 1) for x in (references, estimates)]  # (S, T, C)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
