@@ -16,6 +16,7 @@ from scored_set import make_set, write_logs
 from tse_lib.bin import results as results_verb
 from tse_lib.bin import score as score_verb
 from tse_lib.evaluation import charts, report
+from tse_lib.evaluation.results import read_jsonl
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -161,6 +162,14 @@ def test_another_process_that_writes_the_page_is_left_alone(tmp_path):
     writing.touch()
     report.write_report(path.parents[1], ["test"], tmp_path / "data")
     assert writing.exists()
+
+
+def test_an_example_whose_mixture_has_no_pesq(full_page):
+    """As of a long one, in which the C code finds more utterances than it can hold."""
+    lines = read_jsonl(full_page.parents[1] / "test" / "scores.jsonl")
+    line = next(line for line in lines if line["target_present"])
+    assert any("PESQ" in chip for chip in report.chips(line | {"pesq_nb": 2.0, "pesq_nb_mixture": 1.0}))
+    assert not any("PESQ" in chip for chip in report.chips(line | {"pesq_nb": 2.0, "pesq_nb_mixture": None}))
 
 
 def test_examples_are_chosen_once_each():

@@ -359,7 +359,7 @@ def chips(line: dict[str, Any]) -> list[str]:
     if line["target_present"]:
         texts = [f"SI-SDRi {line['si_sdri']:+.1f} dB", f"SI-SDR {line['si_sdr_mixture']:.1f} → {line['si_sdr']:.1f} dB"]
         for name in ("pesq_wb", "pesq_nb", "estoi"):
-            if line.get(name) is not None:
+            if line.get(name) is not None and line[f"{name}_mixture"] is not None:
                 texts.append(f"{name.split('_')[0].upper()} {line[f'{name}_mixture']:.2f} → {line[name]:.2f}")
     else:
         texts = [f"{line['ta_attenuation_db']:.0f} dB below the mixture"]
