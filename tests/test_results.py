@@ -275,5 +275,10 @@ def test_duration(seconds, text):
     assert results.duration(seconds) == text
 
 
+def test_links_lead_to_the_headings():
+    assert results.link("tse_v1.5 Wide") == "[tse_v1.5 Wide](#tse_v15-wide)"
+    assert results.link("sep-2") == "[sep-2](#sep-2)"
+
+
 def test_cells_cannot_break_a_table():
     assert results.table(["a|b"], [["c\nd"]]) == ["| a\\|b |", "|---|", "| c d |"]

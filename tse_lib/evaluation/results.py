@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -284,7 +285,7 @@ def stem_rows(summaries: Sequence[dict[str, Any]], stems: Sequence[str]) -> list
             mean = interval(metrics.get("usdr_mixture" + OVER_STEMS), 2)
             rows.append(["mixture", summary["set"], mean, *before, "-", "-"])
         rows.append([
-            f"[{summary['exp']}](#{summary['exp'].lower()})",
+            link(summary["exp"]),
             summary["set"],
             interval(metrics.get("usdr" + OVER_STEMS), 2),
             *(interval(groups[f"stem={stem}"].get("usdr"), 2) for stem in stems),
@@ -292,6 +293,12 @@ def stem_rows(summaries: Sequence[dict[str, Any]], stems: Sequence[str]) -> list
             percent(metrics.get("false_accept_rate")),
         ])  # fmt: skip
     return rows
+
+
+def link(exp: str) -> str:
+    """To the experiment's section, whose address has no punctuation: `tse_v1.5` is at `#tse_v15`."""
+    address = re.sub(r"[^\w -]", "", exp.lower()).replace(" ", "-")
+    return f"[{exp}](#{address})"
 
 
 def _framed_row(summary: dict[str, Any], stems: Sequence[str]) -> list[str]:
@@ -331,7 +338,7 @@ def _overview(summary: dict[str, Any]) -> list[str]:
     metrics = summary["metrics"]
     pesq = next((name for name in ("pesq_wb", "pesq_nb") if name in metrics), "")
     return [
-        f"[{summary['exp']}](#{summary['exp'].lower()})",
+        link(summary["exp"]),
         summary["set"],
         str(summary["n"]),
         interval(metrics.get("si_sdri"), 2),
