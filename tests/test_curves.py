@@ -174,6 +174,11 @@ def lines_of(text: str, style: str) -> list[np.ndarray]:
     return [np.array([pair.split(",") for pair in points.split()], float) for points in found]
 
 
+def test_a_short_run_is_smoothed_over_a_step_at_least(tmp_path):
+    assert curves.default_window(read_runs([make_run(tmp_path / "short", 20)])) == 1
+    assert curves.default_window(read_runs([make_run(tmp_path / "long", 1000)])) == 20
+
+
 def test_thick_lines_are_smooth_and_thin_ones_as_logged(tmp_path):
     run = make_run(tmp_path / "a")
     text = "".join(curves.svg_files(read_runs([run]), 200)[f"loss-{axis}.svg"] for axis in ("steps", "hours"))

@@ -75,7 +75,8 @@ def curves_page(runs: Sequence[Run], parameters: Sequence[int | None], window: i
 
 def default_window(runs: Sequence[Run]) -> int:
     """About a fiftieth of the longest run: 1, 2 or 5 times a power of ten."""
-    return int(charts.Scale(0, max(run.step for run in runs), 0, 1).ticks(50)[1]) if any(r.step for r in runs) else 1
+    longest = max(run.step for run in runs)
+    return max(1, int(charts.Scale(0, longest, 0, 1).ticks(50)[1])) if longest else 1
 
 
 def outcomes(runs: Sequence[Run], parameters: Sequence[int | None]) -> tuple[list[str], list[list[str]]]:
