@@ -80,6 +80,32 @@ def test_a_flipped_byte_anywhere_never_gives_other_weights(saved):
             assert torch.equal(loaded["modules"]["model"]["w"], STATE["modules"]["model"]["w"])
 
 
+def test_a_flipped_bit_anywhere_in_a_small_file_is_told_in_words(tmp_path):
+    """A run goes on from the checkpoint before a damaged one, which it knows by the ValueError."""
+    path = tmp_path / "a.pt"
+    torch.save({"version": 1, "w": torch.ones(2)}, path)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ (1, 8, 0x80)[place % 3]]) + data[place + 1 :])
+        try:
+            checkpoint.load(path)
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+
+
+def test_compressed_records_are_refused(tmp_path):
+    """torch inflates them, 200 MB from 200 kB; its own files have none."""
+    torch.save({"version": 1, "w": torch.zeros(1000)}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as old,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(ValueError, match=r"b\.pt: refused, its record a/data\.pkl is compressed"):
+        checkpoint.load(tmp_path / "b.pt")
+
+
 def test_missing_or_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.pt: no such checkpoint"):
         checkpoint.load(tmp_path / "x.pt")

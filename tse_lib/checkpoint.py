@@ -8,7 +8,7 @@ carries a CRC-32 (the file is a zip archive), which `load` verifies before it be
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -62,17 +62,10 @@ def read_tensors(path: str | Path) -> Any:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, a checkpoint file is wanted")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile:
-        with open(path, "rb") as file:
-            legacy = file.read(2) == b"\x80\x02"  # files of torch before 1.6 are no zip archives
+    with open(path, "rb") as file:
+        legacy = file.read(2) == b"\x80\x02"  # files of torch before 1.6 are no zip archives
         if not legacy:
-            raise ValueError(f"{path}: cut short or not a checkpoint ({path.stat().st_size} bytes)") from None
-        damaged = None
-    if damaged:
-        raise ValueError(f"{path}: damaged (checksum of record {damaged} does not match); take an older checkpoint")
+            verify_records(path, file)
     try:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -81,8 +74,25 @@ def read_tensors(path: str | Path) -> Any:
         raise ValueError(
             f"{path}: refused, it asks to run code when loaded ({what}); only plain tensors and data are read"
         ) from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # pickles that torch did not write end in errors of any kind
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: cannot be read ({what})") from None
+
+
+def verify_records(path: Path, file: BinaryIO) -> None:
+    """Raises: ValueError: no zip archive, a CRC-32 does not match, or a record is compressed, as torch's never are."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = next((record for record in archive.infolist() if record.compress_type), None)
+            damaged = None if packed else archive.testzip()
+    except Exception:  # a flipped bit ends in BadZipFile, NotImplementedError, UnicodeDecodeError, OSError, EOFError, …
+        raise ValueError(f"{path}: cut short or not a checkpoint ({path.stat().st_size} bytes)") from None
+    if packed:
+        raise ValueError(f"{path}: refused, its record {packed.filename} is compressed; how far it grows is not known")
+    if damaged:
+        raise ValueError(f"{path}: damaged (checksum of record {damaged} does not match); take an older checkpoint")
 
 
 def averaged_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
