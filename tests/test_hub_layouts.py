@@ -344,6 +344,19 @@ def test_archives_that_are_refused(tmp_path, member, content, told):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["inside"]
 
 
+def test_damaged_archives(tmp_path):
+    """A flipped byte of what is packed, and of the table that says where it is."""
+    path = espnet_zip(tmp_path / "model.zip", **{"exp/enh/notes.yaml": os.urandom(3000).hex()})
+    data = path.read_bytes()
+    begin = data.index(b"exp/enh/notes.yaml") + len("exp/enh/notes.yaml")
+    for place in (*range(begin, begin + 400, 10), *range(len(data) - 120, len(data), 3)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x80]) + data[place + 1 :])
+        try:
+            import_checkpoint(path)
+        except (ValueError, FileNotFoundError) as error:  # not found is what the table names otherwise
+            assert str(error).startswith(str(path))
+
+
 def test_spmamba_takes_its_options_from_the_conf_beside_it(tmp_path):
     state = {f"audio_model.{key}": value for key, value in published("look2hear_spmamba").items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "epoch=3.ckpt")
@@ -522,6 +535,23 @@ def test_yaml_tags_are_text():
         read_tagged_yaml("a: [", "a.yaml")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a: 2024-13-45", "a: !!int x", "a: !!bool x", "a: !!timestamp x", "? !x {a: b}\n: c", "a: 0x_"]
+    + ["".join(f"a{number}: !ref <a{number + 1}>\n" for number in range(3000)) + "a3000: 1"],
+    ids=lambda text: text[:12],
+)
+def test_yaml_of_values_that_are_none(text):
+    with pytest.raises(ValueError, match=r"^a\.yaml: "):
+        read_tagged_yaml(text, "a.yaml")
+
+
+def test_texts_of_texts_do_not_grow_without_end():
+    text = f"a0: {'x' * 900}\n" + "".join(f"a{number + 1}: !ref <a{number}> <a{number}>\n" for number in range(40))
+    values = read_tagged_yaml(text, "a.yaml")
+    assert len(values["a1"]) == 1801 and max(map(len, values.values())) == 1801
+
+
 # ------------------------------------------------------------------------------------------------ writing
 
 
@@ -585,6 +615,20 @@ def test_mdx23c_brings_sources_chunk_and_overlap(drumsep):
     assert "496 samples, 0.01 s, by audio.chunk_size; inference.dim_t would be 0.01 s" in found.told
 
 
+def test_mdx23c_without_settings_of_inference(drumsep):
+    section = DRUMS[DRUMS.index("inference:") :]
+    drumsep.with_suffix(".yaml").write_text(DRUMS.replace(section, "inference:\n"))
+    assert import_checkpoint(drumsep).conf.inference.overlap_count == 4
+
+
+def test_tensors_that_hold_no_numbers_in_a_row(drumsep):
+    tensors = published("mdx23c")
+    for odd in (tensors["final_conv.2.weight"].to_sparse(), tensors["final_conv.2.weight"].to("meta")):
+        torch.save({**tensors, "final_conv.2.weight": odd}, drumsep)
+        with pytest.raises(ValueError, match=r"drumsep\.ckpt: an option or a tensor in it"):
+            import_checkpoint(drumsep)
+
+
 def test_mdx23c_with_one_target_has_one_source(drumsep):
     tensors = published("mdx23c")
     tensors["final_conv.2.weight"] = tensors["final_conv.2.weight"][: 4 * 2]
@@ -607,6 +651,10 @@ def test_mdx23c_with_one_target_has_one_source(drumsep):
         ("growth: 2", "growth: 4", "tensors do not fit"),
         ("num_scales: 2", "num_scales: 8", "dim_f 32 must be a multiple"),
         ("chunk_size: 496", "chunk_size: !!python/object/apply:os.mkdir [ran]", "refused"),
+        ("chunk_size: 496", "chunk_size: [496]", r"drumsep\.ckpt: an option or a tensor in it, or in its config"),
+        ("growth: 2", "growth: '2'", "model tfc_tdf: unsupported operand"),
+        ("growth: 2", "growth: 100000000", "tensors do not fit"),  # of which there is no memory for one
+        ("[kick, snare, toms]", "kick", "training.instruments has no names"),
     ],
 )  # fmt: skip
 def test_a_wrong_yaml_of_mdx23c(drumsep, old, new, told):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tse_lib.config import Deployed, build
@@ -124,12 +125,19 @@ def import_checkpoint(
         known = next((public for public in PUBLIC.values() if public.repo == source.repo), None)
         if known:
             given = Given(given.model, given.sample_rate, known.sample_rate)
-        found = importer.read(source, given)
-        if found.name not in importer.models:
-            raise ValueError(f"{path}: {found.told} cannot be a {found.name}; --preset must be of its kind")
-        names = importer.names_of(found.name, complete(found.name, found.params))
-        wanted = build_model(found.name, found.params, found.sample_rate, task=None).state_dict()
-        weights = from_published(found.tensors, names, wanted, str(path))
+        try:
+            found = importer.read(source, given)
+            if found.name not in importer.models:
+                raise ValueError(f"{path}: {found.told} cannot be a {found.name}; --preset must be of its kind")
+            names = importer.names_of(found.name, complete(found.name, found.params))
+            with torch.device("meta"):  # only shapes are wanted, whatever sizes the options ask for
+                wanted = build_model(found.name, found.params, found.sample_rate, task=None).state_dict()
+            weights = from_published(found.tensors, names, wanted, str(path))
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+            # a text for a number, a list for a section, a tensor that is sparse: anything may stand there
+            raise ValueError(
+                f"{path}: an option or a tensor in it, or in its configuration, is not what it must be ({error!r})"
+            ) from error
     origin = f", {known.repo}{f' ({known.licence})' if known.licence else ''}" if known else ""
     inference = {"chunk_s": 4.0, "overlap_count": 2, **found.inference}
     values = {"sample_rate": found.sample_rate, "inference": inference}

@@ -75,7 +75,7 @@ def sources_of(config: Mapping[str, Any]) -> list[str]:
     """Names of what comes out: all instruments, or the only one that was trained."""
     training = _section(config, "training")
     names = [training["target_instrument"]] if training.get("target_instrument") else training.get("instruments")
-    if not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError("MDX23C's configuration: training.instruments has no names")
     return list(names)
 
@@ -118,7 +118,7 @@ def read(source: Source, given: Given) -> Found:
     chunk, told = chunk_of(source.config, rate)
     inference = {
         "chunk_s": chunk / rate,
-        "overlap_count": int(source.config.get("inference", {}).get("num_overlap", 4)),
+        "overlap_count": int((source.config.get("inference") or {}).get("num_overlap") or 4),
         "source_names": names,
         **FIXED,
     }

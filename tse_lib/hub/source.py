@@ -133,11 +133,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from None
     if path.suffix == ".json":
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not JSON ({error})") from None
     else:
         values = read_tagged_yaml(text, str(path))
@@ -191,10 +194,16 @@ def read_tagged_yaml(text: str, name: str) -> Any:
         raise ValueError(f"{name}: refused, {error.problem}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{name}: not YAML ({str(error).splitlines()[0]})") from None
-    return _resolved(values, values if isinstance(values, dict) else {}, name, {})
+    except (KeyError, AttributeError, TypeError, ValueError) as error:  # `!!bool 3`, 2024-13-45, a dictionary as a key
+        raise ValueError(f"{name}: not YAML, a value is not what it looks like ({error})") from None
+    try:
+        return _resolved(values, values if isinstance(values, dict) else {}, name, {})
+    except RecursionError:
+        raise ValueError(f"{name}: references that lead too far") from None
 
 
 BEGUN = object()
+LONGEST = 1000  # characters put in the middle of a text: texts of texts of texts would grow without end
 
 
 def _resolved(value: Any, top: dict[str, Any], name: str, done: dict[int, Any]) -> Any:
@@ -222,8 +231,9 @@ def _resolved(value: Any, top: dict[str, Any], name: str, done: dict[int, Any]) 
         result = _resolved(top[whole[1]], top, name, done)
     else:
         parts = {key: _resolved(top.get(key), top, name, done) for key in re.findall(r"<(\w+)>", value.value)}
-        plain = {key: part for key, part in parts.items() if isinstance(part, (str, int, float))}
-        result = re.sub(r"<(\w+)>", lambda key: str(plain.get(key[1], key[0])), value.value)
+        texts = {key: str(part) for key, part in parts.items() if isinstance(part, (str, int, float))}
+        plain = {key: text for key, text in texts.items() if len(text) <= LONGEST}
+        result = re.sub(r"<(\w+)>", lambda key: plain.get(key[1], key[0]), value.value)
     done[id(value)] = result
     return result
 
@@ -280,7 +290,7 @@ def _is_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # what no zip archive is, or a damaged one, ends in errors of many kinds
         return False
 
 
@@ -303,5 +313,5 @@ def _unpack(path: Path, folder: Path) -> None:
             try:
                 with archive.open(member) as packed, open(target, "wb") as file:
                     shutil.copyfileobj(packed, file)
-            except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+            except Exception as error:  # damaged: BadZipFile, zlib.error, EOFError, …; encrypted: RuntimeError
                 raise ValueError(f"{path}: '{member.filename}' cannot be unpacked ({error})") from None

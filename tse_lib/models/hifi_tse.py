@@ -94,7 +94,8 @@ class BandMerge(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(dim, 2 * (last - first + 1)) for first, last in bands)
         bins = torch.cat([torch.arange(first, last + 1) for first, last in bands])
         self.register_buffer("bins", bins, persistent=False)
-        self.register_buffer("cover", torch.bincount(bins, minlength=num_bins)[:, None], persistent=False)
+        cover = torch.zeros(num_bins).index_add(0, bins, torch.ones(len(bins)))  # how many bands a bin is in
+        self.register_buffer("cover", cover[:, None], persistent=False)
         for project in self.projections:  # the mask starts as 1 + 0i: the untrained output is the mixture
             nn.init.normal_(project.weight, std=1e-4)  # type: ignore[arg-type]
             with torch.no_grad():
