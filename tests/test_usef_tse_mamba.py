@@ -55,6 +55,14 @@ def test_padding_to_more_frames_than_there_are_positions_changes_nothing():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("compat", [False, True])
+def test_an_item_without_any_enrolment_gets_numbers(compat):
+    model = separator.build(maker(compat=compat))
+    condition = model.encode(noise(2, 2, 300), torch.tensor([[0, 0], [300, 0]]))
+    assert model(noise(2, 1, 200), condition).isfinite().all()
+
+
+@torch.no_grad()
 def test_compat_cuts_scores():
     """Where one frame would take all, cut scores leave some to the others."""
     model, published = separator.build(maker()), separator.build(maker(compat=True))

@@ -150,7 +150,7 @@ class CrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if self.compat:
             scores = (query @ key.mT / math.sqrt(query.shape[-1])).clamp(-50, 50)
-            scores = scores if taken is None else scores.masked_fill(~taken, -torch.inf)
+            scores = scores if taken is None else scores.masked_fill(~taken, torch.finfo(scores.dtype).min)
             attended = F.dropout(scores.softmax(-1), dropout) @ value
         else:
             attended = F.scaled_dot_product_attention(query, key, value, taken, dropout)
