@@ -114,6 +114,16 @@ def test_a_kill_while_packing_leaves_no_model(tmp_path, checkpoint_path, monkeyp
     assert not (tmp_path / "model" / "model.yaml").exists()
 
 
+def test_files_of_something_else_are_kept(tmp_path, checkpoint_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("theirs")
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path)]) == 4
+    assert "has a model.safetensors of something else, which is kept; name another" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_text() == "theirs"
+    (tmp_path / "config.json").unlink()  # as packing leaves a folder that was killed
+    assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize("size", [0, 5, 3000])
 def test_weights_cut_short(folder, size):
     path = folder / "model.safetensors"

@@ -10,17 +10,22 @@ from torch import Tensor
 from tse_lib.config import Deployed, build, read_yaml
 from tse_lib.files import replace_file, temporary_for
 
+OWN = {"README.md", "model.safetensors", "model.yaml"}
+
 
 def write_packed(folder: str | Path, weights: dict[str, Tensor], conf: Deployed, readme: str) -> None:
     """Write the three files; `model.yaml` last, so that a folder without it is not a model.
 
     Raises:
-        ValueError: the folder has a README.md of something else.
+        ValueError: files of these names belong to something else there, like a checkpoint that was downloaded.
     """
     folder = Path(folder)
-    if (folder / "README.md").exists() and not (folder / "model.safetensors").exists():
-        raise ValueError(f"{folder}: holds another README.md, which would be overwritten; choose a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
+    names = {file.name for file in folder.iterdir()}
+    others = [name for name in names - OWN if not name.startswith((".", "network."))]
+    alone = names & OWN == {"README.md"}  # packing that is killed leaves the weights first, and nothing of others
+    if "model.yaml" not in names and names & OWN and (others or alone):
+        raise ValueError(f"{folder}: has a {min(names & OWN)} of something else, which is kept; name another folder")
     (folder / "model.yaml").unlink(missing_ok=True)
     try:
         with temporary_for(folder / "model.safetensors") as temporary:
