@@ -2,7 +2,7 @@
 # Run a recipe, after making the environment if there is none yet.
 #
 #   ./run.sh                                  the mini recipe: a small corpus, from nothing to results
-#   ./run.sh egs/librimix/tse1 [OPTION ..]    any recipe; its options: ./run.sh egs/librimix/tse1 --help
+#   ./run.sh egs/drums/sep1 [OPTION ..]       any recipe; its options: ./run.sh egs/drums/sep1 --help
 #   ./run.sh --list                           the recipes
 #
 # tools/install.sh says which environment is used or made, and how to choose another.
