@@ -11,7 +11,7 @@ from tests import tiny
 from tse_lib.config import load_config
 from tse_lib.models import build_model
 from tse_lib.models.hifi_tse import mel_bands
-from tse_lib.models.presets import HIFI_TSE_V2
+from tse_lib.models.presets import HIFI_TSE_V1, HIFI_TSE_V2
 from tse_lib.nn.conditioning import VectorFilm, drop_condition
 from tse_lib.nn.grid_block import GridBlock
 
@@ -247,6 +247,16 @@ def test_a_conf_tells_its_networks_size_and_changes_what_it_says(path):
         }[path.stem]
     )
     assert (conf.loss, conf.curriculum) == (v2.loss, v2.curriculum)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("v1", HIFI_TSE_V1), ("v1_gan", HIFI_TSE_V1), ("v2", HIFI_TSE_V2), ("v2_gan", HIFI_TSE_V2)],
+)
+def test_confs_of_published_networks_have_their_options(name, published):
+    params = load_config(CONFS[0].with_name(f"{name}.yaml")).model.params
+    training = ("condition_dropout", "gradient_checkpointing")
+    assert {key: value for key, value in params.items() if key not in training} == published
 
 
 @pytest.mark.parametrize(
