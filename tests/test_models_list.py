@@ -139,6 +139,7 @@ def test_the_table_for_people(capsys):
 
 def test_public_weights_have_their_licence(rows):
     assert rows["mossformer2_16k"]["weights"] == {"mossformer2_ss_16k": "Apache-2.0"}
+    assert "mossformer2_whamr" not in rows["mossformer2"]["weights"]  # they do not mask, the preset does
     assert rows["sepformer_3"]["weights"] == {"sepformer_wsj03mix": "?", "sepformer_libri3mix": "?"}
     assert rows["conv_tasnet_causal"]["weights"] == {}
 

@@ -35,7 +35,7 @@ PUBLIC = {
     "mossformer2_ss_16k": Public("alibabasglab/MossFormer2_SS_16K", 16000, "Apache-2.0", preset="mossformer2_16k"),
     "mossformer2_librimix": Public("alibabasglab/mossformer2-librimix-2spk", 8000, preset="mossformer2"),
     "mossformer2_wsj03mix": Public("alibabasglab/mossformer2-wsj0mix-3spk", 8000),
-    "mossformer2_whamr": Public("alibabasglab/mossformer2-whamr-2spk", 8000, preset="mossformer2"),
+    "mossformer2_whamr": Public("alibabasglab/mossformer2-whamr-2spk", 8000),  # without masking
     "conv_tasnet_libri2mix_clean": Public("JorisCos/ConvTasNet_Libri2Mix_sepclean_8k", 8000, preset="conv_tasnet"),
     "dprnn_ks2_wham_clean": Public("mpariente/DPRNNTasNet-ks2_WHAM_sepclean", 8000, preset="dprnn_asteroid"),
 }
