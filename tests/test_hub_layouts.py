@@ -205,6 +205,8 @@ def test_a_folder_without_options_needs_a_preset(sepformer, tmp_path):
         import_checkpoint(sepformer, preset="spmamba")
     with pytest.raises(ValueError, match=r"--preset sepfromer: unknown"):
         import_checkpoint(sepformer, preset="sepfromer")
+    with pytest.raises(ValueError, match=r"--sample_rate 0: must be above 0"):  # not: as if it were not given
+        import_checkpoint(sepformer, preset="sepformer", sample_rate=0)
 
 
 @pytest.mark.parametrize("refs", [True, False])

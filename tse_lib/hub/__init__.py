@@ -114,6 +114,8 @@ def import_checkpoint(
     """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"--preset {preset}: unknown; tse models lists {', '.join(PRESETS)}")
+    if sample_rate is not None and sample_rate < 1:
+        raise ValueError(f"--sample_rate {sample_rate}: must be above 0")
     given = Given(sample_rate=sample_rate)
     if preset:
         facts = PRESETS[preset]
