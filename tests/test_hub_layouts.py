@@ -336,6 +336,7 @@ def test_espnet_options_that_we_do_not_have(tmp_path, config, told):
         ("../outside.yaml", "x", r"refused, '\.\./outside\.yaml' would lead out"),
         ("/etc/outside.yaml", "x", "would lead out"),
         ("bomb.pth", bytes(2 * 2**20), "would grow a hundredfold"),
+        ("meta.yaml/a.yaml", "x", r"model\.zip: 'meta\.yaml/a\.yaml' cannot be unpacked"),  # a file as a folder, too
     ],
 )
 def test_archives_that_are_refused(tmp_path, member, content, told):

@@ -309,8 +309,8 @@ def _unpack(path: Path, folder: Path) -> None:
             raise ValueError(f"{path}: refused, more than {MAX_UNPACKED >> 30} GiB when unpacked")
         for member in wanted:
             target = folder / member.filename
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as packed, open(target, "wb") as file:
                     shutil.copyfileobj(packed, file)
             except Exception as error:  # damaged: BadZipFile, zlib.error, EOFError, …; encrypted: RuntimeError
