@@ -412,7 +412,7 @@ def test_simulate_and_render_make_the_sets(data, tmp_path, capsys):
     assert "is in two of the sets" in capsys.readouterr().err
 
 
-def test_validate_and_inspect_know_stems(data, tmp_path, capsys):
+def test_validate_knows_stems(data, tmp_path, capsys):
     assert main(["validate", str(data / "train"), str(data / "tracks_train")]) == 0
     told = capsys.readouterr().out
     assert "ok, 3 performances on 18 one-shots, 0 tracks" in told and "0 one-shots, 2 tracks" in told
@@ -421,10 +421,6 @@ def test_validate_and_inspect_know_stems(data, tmp_path, capsys):
     (tmp_path / "broken" / "tracks.jsonl").write_text(table.read_text().replace("16000", "16001"))
     assert main(["validate", str(tmp_path / "broken")]) == 4
     assert "16000 samples at 8000 Hz, the table says 16001" in capsys.readouterr().err
-    conf = tmp_path / "conf.yaml"
-    conf.write_text(json.dumps({**experiment().model_dump(mode="json"), "schedule": {}, "curriculum": []}))
-    assert main(["inspect", str(conf), "--data", str(data), "--out", str(tmp_path / "page")]) == 4
-    assert "its mixtures are of stems" in capsys.readouterr().err
 
 
 @pytest.mark.corpus
