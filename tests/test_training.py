@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -174,6 +177,23 @@ def test_a_bad_file_ends_the_training_with_its_name(damaged, corpus_dir, tmp_pat
     for workers in (0, 1):
         with pytest.raises(ValueError, match=r"gone.wav: no such audio file \(utterance a-0\); train.bad_files: skip"):
             run(conf_with({"num_workers": workers}), damaged, corpus_dir, tmp_path / str(workers))
+
+
+def test_a_corpus_that_is_gone_ends_the_training_with_one_line(corpus_dir, tmp_path):
+    """And its process: workers ignore SIGTERM, so that Python's end would wait for one that nobody told to end."""
+    shutil.copytree(corpus_dir, tmp_path / "data")
+    table = tmp_path / "data" / "train" / "wav.scp"
+    table.write_text(table.read_text().replace(str(corpus_dir), "/gone"))
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(tiny.values()))
+    words = "train --conf conf.yaml --exp exp --noise noise --device cpu --set train.num_workers=2".split()
+    ended = subprocess.run(
+        [sys.executable, "-m", "tse_lib.bin.main", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 4
+    assert re.search(
+        r"^tse train: error: train-0: 10 draws in a row .* /gone/\S+: no such audio file \(", ended.stderr, re.M
+    )
 
 
 def test_or_is_skipped_named_once_and_counted(damaged, corpus_dir, tmp_path, capsys):

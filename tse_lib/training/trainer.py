@@ -333,8 +333,18 @@ def draw_batches(
         worker_init_fn=set_up_data_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in loader:
-        yield render_raw(batch, device) if on_device else batch
+    drawn = iter(loader)
+    try:
+        for batch in drawn:
+            yield render_raw(batch, device) if on_device else batch
+    except ValueError as error:
+        if not workers:
+            raise
+        # a worker's traceback comes as text, its last line is the error
+        raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from None
+    finally:
+        if workers:  # after an error something may still hold `drawn`: Python's end would wait for its workers for ever
+            drawn._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def set_up_data_worker(worker: int) -> None:
