@@ -14,8 +14,13 @@ import yaml
 
 from tests import tiny
 from tests.test_discriminators import NARROW
+from tests.test_matrix import params_of
+from tests.test_speaker_loss import SPEX
 from tests.test_training import assert_equal, lines_of, without_clock
 from tse_lib import checkpoint
+from tse_lib.data.dataset import RenderedMixtures
+from tse_lib.models import build_model
+from tse_lib.training.trainer import validate
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 GAN = {
@@ -201,6 +206,39 @@ def test_parameters_that_lead_nowhere_are_not_waited_for(tmp_path, corpus_dir):
         states.append(checkpoint.load(tmp_path / f"exp{nproc}" / "last.pt")["modules"]["model"])
     one, two = states
     assert all(torch.allclose(one[key], two[key], rtol=1e-3, atol=1e-5) for key in one)
+
+
+@pytest.mark.slow
+def test_a_classifier_that_is_heard_later_is_not_waited_for(tmp_path, corpus_dir):
+    """At first the loss on speakers has the weight 0: its classifier stays as it is, on two processes as on one."""
+    states = []
+    for nproc in (1, 2):
+        speakers = {"name": "speaker_cross_entropy", "weight": {0: 0, 3: 0, 5: 0.5}}
+        conf = write_conf(tmp_path / "conf.yaml", [speakers], max_steps=6, valid_every=6)
+        wanted = yaml.safe_load(conf.read_text())
+        wanted["model"] = {"name": "conditioned", "params": params_of("dprnn", "film")}
+        conf.write_text(yaml.safe_dump(wanted))
+        train(tmp_path / f"exp{nproc}", corpus_dir, conf, nproc)
+        states.append(checkpoint.load(tmp_path / f"exp{nproc}" / "last.pt"))
+    one, two = ({**state["modules"]["model"], **state["modules"]["classifier"]} for state in states)
+    assert all(torch.allclose(one[key], two[key], rtol=1e-3, atol=1e-5) for key in one)
+    assert [int(state["optimizers"]["classifier"]["state"][0]["step"]) for state in states] == [2, 2]
+
+
+@pytest.mark.slow
+def test_all_processes_validate_the_network_that_is_kept(tmp_path, corpus_dir):
+    """Batch norms have seen other mixtures in each process; those of the first are in best.pt."""
+    conf = write_conf(tmp_path / "conf.yaml", lr=1e-2, ema_decay=0.0, valid_every=8)
+    wanted = yaml.safe_load(conf.read_text())
+    wanted["model"] = {"name": "spex_plus", "params": SPEX}
+    conf.write_text(yaml.safe_dump(wanted))
+    train(tmp_path / "exp", corpus_dir, conf, 2)
+    best = checkpoint.load(tmp_path / "exp" / "best.pt")
+    model = build_model("spex_plus", SPEX, tiny.RATE)
+    model.load_state_dict(best["modules"]["model"])
+    dev = RenderedMixtures(str(corpus_dir / "dev"), tiny.RATE)
+    scores = validate(model, dev, torch.device("cpu"), torch.autocast("cpu", enabled=False))
+    assert best["best"] == pytest.approx(scores["si_sdri"], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -108,6 +108,13 @@ def gather(text: str) -> list[str]:
     return texts
 
 
+def share_buffers(module: torch.nn.Module) -> None:
+    """Give all processes the first one's buffers: running statistics are those of what each process has seen."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def average_gradients(module: torch.nn.Module) -> None:
     """The mean of each gradient over all processes, as DistributedDataParallel makes it; a missing one counts as 0.
 

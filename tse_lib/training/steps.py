@@ -163,6 +163,7 @@ def new_run(conf: Config, state: State, device: torch.device) -> Run:
     network: nn.Module = OneCall(state.model, told_for(conf), classifier)
     if distributed.world_size() > 1:
         idle = any(getattr(module, "has_idle_parameters", False) for module in state.model.modules())
+        idle |= any(term.name in OF_SPEAKERS and 0 in term.schedule.values() for term in conf.loss)  # the classifier
         network = DistributedDataParallel(network, find_unused_parameters=idle)  # else their gradients are waited for
     if conf.train.compile:
         network.compile()

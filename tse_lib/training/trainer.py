@@ -167,6 +167,7 @@ def report(state: State, run: Run, rates: dict[str, float], log: Log | None, exp
 def choose(state: State, run: Run, dev: RenderedMixtures, log: Log | None, exp: Path) -> None:
     """Validate the averaged weights, and keep them if they are the best so far."""
     model, device = state.ema.module, next(state.model.parameters()).device
+    distributed.share_buffers(model)  # the first process's are kept
     chosen_by = "si_sdri"
     if run.conf.simulation.source_names:
         chosen_by = "sdr"
