@@ -24,10 +24,10 @@ from tse_lib.losses import LOSSES
 from tse_lib.losses.stems import masked_mse, multi_resolution_mel, neg_snr_or_silence, relative_error
 from tse_lib.manifest import Mixture, Stem, audio_path, write_mixtures
 from tse_lib.metrics.sdr import Undefined, track_sdr
-from tse_lib.models import num_sources_of
+from tse_lib.models import build_model, num_sources_of
 from tse_lib.simulation.stems import read_stem_corpus, stem_set
 from tse_lib.training.state import new_state
-from tse_lib.training.steps import new_run, supervised_step
+from tse_lib.training.steps import distill_step, new_run, supervised_step
 from tse_lib.training.trainer import separate_item, train, validate_stems
 
 CPU = torch.device("cpu")
@@ -252,6 +252,25 @@ def test_a_student_learns_its_teachers_outputs_in_their_order(data, dev_dir, tmp
     train(student, corpus_of(data), str(dev_dir), tmp_path / "student", CPU)
     line = json.loads((tmp_path / "student/log/train.jsonl").read_text().splitlines()[-1])
     assert line["soft"] == pytest.approx(-30, abs=1.5) or line["soft"] < 0  # the same weights: as near as it can be
+
+
+@pytest.mark.parametrize("options", [{"silent_db": 3.0}, {"max_db": 20.0}, {}])
+def test_what_a_teacher_leaks_is_judged_by_the_options_of_the_confs_own_loss(data, tmp_path, options):  # noqa: F811
+    teacher = build_model("tfc_tdf", experiment().model.params, RATE, "separate")
+    saved = {"modules": {"model": teacher.state_dict()}, "config": experiment().model_dump(mode="json")}
+    checkpoint.save(tmp_path / "teacher.pt", saved)
+    loss = (
+        [{"name": "neg_snr_or_silence", "weight": 1.0, "params": options}] if options else [{"name": "l1", "weight": 1}]
+    )
+    distill = {"step": "distill", "distill": {"teacher": str(tmp_path / "teacher.pt"), "weight": 1.0}}
+    conf = experiment(loss=loss, train=distill)
+    drawn = StemMixtures(corpus_of(data), conf)
+    batch = collate([drawn[0], drawn[1]])
+    state = new_state(conf, CPU)
+    with torch.no_grad():
+        student, soft = state.model(batch["mixture"]), teacher.eval()(batch["mixture"])
+    told = distill_step(state, new_run(conf, state, CPU), [batch], {"present": 2, "absent": 0})["soft"]
+    assert float(told) == pytest.approx(float(neg_snr_or_silence(student, soft, **options).mean()), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -204,8 +204,8 @@ def supervised_step(state: State, run: Run, batches: list[Batch], counts: dict[s
 def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str, int]) -> Scalars:
     """The conf's losses, the SI-SDR to a teacher's estimate, and the distance of features to the teacher's.
 
-    Of stems it is the SNR to the teacher's, output by output, and of those that it puts out 25 dB below all together,
-    which are leaks, their level.
+    Of stems it is `neg_snr_or_silence` to the teacher's, output by output, with the options that the conf's own loss of
+    this name has: with a `silent_db` above the default, what the teacher leaks is judged by its level.
     Present targets have soft targets; the output of a teacher for an absent one is hardly a signal.
     """
     distill, teacher, projections = run.conf.train.distill, state.teacher, state.parts.get("projections")
@@ -220,7 +220,7 @@ def distill_step(state: State, run: Run, batches: list[Batch], counts: dict[str,
         loss, shares = run.objective(estimate, batch, counts, state.step)
         likeness: Loss = neg_si_sdr if soft.shape[1] == 1 else pit
         if run.conf.simulation.source_names:
-            likeness = functools.partial(neg_snr_or_silence, silent_db=-25.0)
+            likeness = functools.partial(neg_snr_or_silence, **stems_options(run.conf))
         shares["soft"] = share(likeness, estimate, soft, batch["present"], counts["present"])
         loss = loss + distill.weight * shares["soft"]
         if run.features:
@@ -378,6 +378,11 @@ def together(scalars: Scalars, updated: Scalars) -> Scalars:
     """The scalars of a step with two updates: it was skipped if one of them was."""
     skipped = torch.maximum(scalars.get("skipped", updated["skipped"]), updated["skipped"])
     return {**scalars, **updated, "skipped": skipped}
+
+
+def stems_options(conf: Config) -> dict[str, Any]:
+    """The options of the conf's `neg_snr_or_silence`; without one, its defaults."""
+    return next((term.params for term in conf.loss if term.name == "neg_snr_or_silence"), {})
 
 
 def share(loss: Callable[..., Tensor], estimate: Tensor, target: Tensor, rows: Tensor, count: int) -> Tensor:
