@@ -18,6 +18,8 @@ from tests.test_matrix import params_of
 from tests.test_speaker_loss import SPEX
 from tests.test_training import assert_equal, lines_of, without_clock
 from tse_lib import checkpoint
+from tse_lib.bin.main import main
+from tse_lib.bin.train import num_processes
 from tse_lib.data.dataset import RenderedMixtures
 from tse_lib.models import build_model
 from tse_lib.training.trainer import validate
@@ -164,6 +166,24 @@ def test_what_one_process_says_ends_all(tmp_path, corpus_dir):
         env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 4 and "Traceback" not in run.stderr and "talkers" in run.stderr
+
+
+def test_a_process_takes_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [num_processes("auto", device, 6) for device in ("auto", "cuda", "cuda:1")] == [3, 3, 1]
+    assert num_processes("2", "cuda", 6) == 2 and num_processes("6", "cpu", 6) == 6
+    for wanted, device in (("6", "auto"), ("2", "cuda:1")):
+        with pytest.raises(ValueError, match=f"--nproc {wanted}: each process takes a GPU"):
+            num_processes(wanted, device, 6)
+
+
+def test_gpus_that_are_not_there_are_named(tmp_path, corpus_dir, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    conf = write_conf(tmp_path / "conf.yaml")
+    words = [*command(tmp_path / "exp", corpus_dir, conf, "auto")[3:], "--device", "cuda"]
+    assert main(words) == 4 and "torch sees no CUDA device" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -106,15 +106,22 @@ def num_processes(wanted: str, device: str, batch_size: int) -> int:
     """auto: one a GPU, else one a core; fewer where the batch would not divide evenly.
 
     Raises:
-        ValueError: neither "auto" nor a number that divides the batch.
+        ValueError: neither "auto" nor a number that divides the batch, or more than there are GPUs.
     """
-    if wanted != "auto":
-        if not wanted.isdigit() or int(wanted) < 1 or batch_size % int(wanted):
-            raise ValueError(f"--nproc {wanted}: auto, or a number that divides train.batch_size {batch_size}")
-        return int(wanted)
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    most = torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0))
-    return max(number for number in range(1, min(most, batch_size) + 1) if batch_size % number == 0)
+    most = max(1, torch.cuda.device_count()) if on_gpu else len(os.sched_getaffinity(0))
+    if ":" in device:
+        most = 1
+    if wanted == "auto":
+        return max(number for number in range(1, min(most, batch_size) + 1) if batch_size % number == 0)
+    if not wanted.isdecimal() or int(wanted) < 1 or batch_size % int(wanted):
+        raise ValueError(f"--nproc {wanted}: auto, or a number that divides train.batch_size {batch_size}")
+    if on_gpu and int(wanted) > most:
+        raise ValueError(
+            f"--nproc {wanted}: each process takes a GPU, and --device {device} is {most} here; a recipe has as "
+            f"many as its option --ngpu {wanted} says"
+        )
+    return int(wanted)
 
 
 def run_processes(nproc: int, argv: list[str]) -> int:

@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 conf=conf/tse.yaml # the experiment
 corpus=            # folder with <speaker>/**/*.{wav,flac,ogg}, at least 4 speakers with 2 files each
 noise=             # folder of noise, at least 3 files
-nproc=auto         # training processes: auto takes every GPU, or the CPU cores
+nproc=auto         # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh

@@ -10,7 +10,7 @@ clips=               # folder of rendered tracks with stems, the second test set
 tracks=              # folder of tracks with stems to train on, too, as StemGMD: <split>/<track>/<stem>.wav
 finetune=            # stage 4: confs that learn from the best of conf's experiment, as conf/student.yaml
 museval=             # yes: also the SDR of 1 s frames by museval, seconds a mixture
-nproc=auto           # training processes: auto takes every GPU, or the CPU cores
+nproc=auto           # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh

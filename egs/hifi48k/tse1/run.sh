@@ -7,7 +7,7 @@ stage=1 # stage 0 downloads most of a terabyte: only on request
 ## options
 conf=conf/v2.yaml # the experiment
 corpora=corpora   # where the corpora lie, each as its archives unpack (see README.md)
-nproc=auto        # training processes: auto takes every GPU, or the CPU cores
+nproc=auto        # training processes: auto takes every GPU of --ngpu, or the CPU cores
 finetune=         # stage 4: confs that start from its best, as "conf/v2_gan.yaml conf/v2_student.yaml"
 ## end
 . ../../../utils/parse_options.sh

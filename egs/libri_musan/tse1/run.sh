@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 conf=conf/hifi_tse.yaml # the experiment
 corpora=corpora         # where LibriSpeech/ and musan/ lie, or are downloaded by stage 0 (40 GB)
 subsets='train-clean-100 train-clean-360 dev-clean test-clean' # of LibriSpeech
-nproc=auto              # training processes: auto takes every GPU, or the CPU cores
+nproc=auto              # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh

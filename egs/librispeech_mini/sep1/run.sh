@@ -8,7 +8,7 @@ conf=conf/conv_tasnet.yaml # the experiment
 corpus=                    # folder with <speaker>/**/*.flac, metadata.csv and segments_single_utt.csv (see README.md)
 noise=                     # folder of noise (default: noise beside the corpus)
 mix=2mix                   # what is separated: 2mix or 2mix_noisy; conf has to fit
-nproc=auto                 # training processes: auto takes every GPU, or the CPU cores
+nproc=auto                 # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh

@@ -8,7 +8,7 @@ conf=conf/tse.yaml # the experiment
 corpus=            # folder with <speaker>/**/*.flac, metadata.csv and segments_single_utt.csv (see README.md)
 noise=             # folder of noise (default: noise beside the corpus)
 rirs=              # folder of room responses (default: rir beside the corpus)
-nproc=auto         # training processes: auto takes every GPU, or the CPU cores
+nproc=auto         # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh

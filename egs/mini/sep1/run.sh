@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 ## options
 conf=conf/conv_tasnet.yaml # the experiment
 mix=2mix                   # what is separated: 2mix, 2mix_noisy or 3mix; conf has to fit
-nproc=auto                 # training processes: auto takes every GPU, or the CPU cores
+nproc=auto                 # training processes: auto takes every GPU of --ngpu, or the CPU cores
 seed=0                     # of the talkers
 ## end
 . ../../../utils/parse_options.sh

@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 . ../../../utils/recipe.sh
 ## options
 conf=conf/tse.yaml # the experiment; conf/long.yaml shows what an hour gives
-nproc=auto         # training processes: auto takes every GPU, or the CPU cores
+nproc=auto         # training processes: auto takes every GPU of --ngpu, or the CPU cores
 finetune=          # stage 4: confs that start from its best, as "conf/gan.yaml conf/student.yaml"
 seed=0             # of the talkers
 ## end

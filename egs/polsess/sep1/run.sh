@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 ## options
 conf=conf/sb.yaml # the experiment; its name begins with the goal: es, eb or sb
 root=             # the folder of PolSESS, with train, val and test (see README.md)
-nproc=auto        # training processes: auto takes every GPU, or the CPU cores
+nproc=auto        # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh

@@ -9,7 +9,7 @@ root=             # the folder of WSJ0 (see README.md)
 mixtures=         # the folder of WSJ0-2mix with cv and tt, as 2speakers/wav8k/min
 enrolls=          # the folder of SpEx+'s lists, with cv/aux.scp and tt/aux.scp; without it enrolments are drawn
 converted=        # where unpacked copies go, if WSJ0's files are packed by shorten
-nproc=auto        # training processes: auto takes every GPU, or the CPU cores
+nproc=auto        # training processes: auto takes every GPU of --ngpu, or the CPU cores
 ## end
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh
