@@ -461,3 +461,44 @@ def test_every_recipe_answers(name, tmp_path):
     assert sorted(folder.rglob("*")) == before
     listed = subprocess.run([recipe.top / "run.sh", "--list"], capture_output=True, text=True, check=True).stdout
     assert name in listed or "TEMPLATE" in name
+
+
+def shipped(top, name, *options):
+    """A copy of one of the recipes, asked what it would run."""
+    RecipeFolder(top, "", "")
+    folder = top / name
+    shutil.copytree(ROOT / name, folder, ignore=shutil.ignore_patterns("data", "exp", "log"), dirs_exist_ok=True)
+    command = [folder / "run.sh", "--dry_run", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_stages_of_a_conf_with_an_awkward_name(tmp_path):
+    name = "egs/mini/tse1"
+    conf = tmp_path / name / "conf" / "my-gan.2.yaml"
+    conf.parent.mkdir(parents=True)
+    conf.write_text("init_from: exp/tse_a-b/best.pt\n")
+    result = shipped(tmp_path, name, "--tag", "a-b", "--finetune", "conf/my-gan.2.yaml")
+    assert result.returncode == 0, result.stderr
+    assert "[4] finetune_my_gan_2_a_b: would run" in result.stderr and "--exp exp/my-gan.2_a-b " in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--tag", "b"), ("--conf", "conf/long.yaml")])
+def test_a_conf_that_starts_from_another_experiment_than_this_run_is_refused(tmp_path, options):
+    result = shipped(tmp_path, "egs/mini/tse1", "--finetune", "conf/gan.yaml", *options)
+    assert result.returncode == 2 and "conf/gan.yaml: does not start from exp/" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "told"),
+    [
+        ("drums/sep1", ("--museval", "no"), 2, "--museval no: yes, or leave it out"),
+        ("drums/sep1", ("--clips", "/gone"), 0, "prepare_clips: would stop: missing input: /gone"),
+        ("drums/sep1", ("--clips", "/gone"), 0, "--corpus CORPUS --clips CLIPS --conf conf/small.yaml"),
+        ("polsess/sep1", ("--conf", "conf/my.yaml"), 2, "its name has to begin with the goal: es, eb or sb"),
+        ("mini/tse1", ("--seed", "3"), 0, "--command ./run.sh egs/mini/tse1 --seed 3 --conf conf/tse.yaml"),
+        ("mini/sep1", ("--seed", "3"), 0, "--command ./run.sh egs/mini/sep1 --mix 2mix --seed 3 --conf"),
+    ],
+)
+def test_options_of_our_recipes_are_heeded_or_refused(tmp_path, name, options, code, told):
+    result = shipped(tmp_path, f"egs/{name}", *options)
+    assert result.returncode == code and told in result.stderr, result.stderr

@@ -33,7 +33,7 @@ mixture_stages() {
   stage 2 render --in "${all[@]/%//mixtures.jsonl}" --out "${all[@]/%//mixtures}" --nj "$nj" -- \
     tse render "${all[@]}" --job JOB/NJ
   train_stage 3 train "$conf"
-  for one in "${finetunes[@]}"; do train_stage 4 "finetune_$(experiment "$one")" "$one" "exp/$(experiment "$conf")/best.pt"; done
+  for one in "${finetunes[@]}"; do train_stage 4 "$(stage_name "finetune_$(experiment "$one")")" "$one" "exp/$(experiment "$conf")/best.pt"; done
   for one in "$conf" "${finetunes[@]}"; do infer_stages "$one"; done
   for one in "$conf" "${finetunes[@]}"; do score_stages "$one" "$command"; done
 }
@@ -41,11 +41,15 @@ mixture_stages() {
 experiment() { echo "$(basename "$1" .yaml)${tag:+_$tag}"; }
 
 # How the stages of an experiment are called: those of conf by their set alone.
-of_experiment() { if [ "$1" = "$conf" ]; then echo "$2"; else echo "$(experiment "$1")_$2"; fi; }
+of_experiment() { if [ "$1" = "$conf" ]; then echo "$2"; else stage_name "$(experiment "$1")_$2"; fi; }
+
+stage_name() { echo "${1//[^A-Za-z0-9_]/_}"; } # names of confs and tags may have other characters
 
 train_stage() { # NUMBER NAME CONF [CHECKPOINT that it starts from]
   local exp one values=()
   if [ "$3" = "$conf" ]; then for one in $overrides; do values+=(--set "$one"); done; fi
+  [[ $# -lt 4 || ! -f $3 ]] || grep -qF "$4" "$3" ||
+    die 2 "$3: does not start from $4, the best of this run; write that into a copy of it, or change --conf or --tag"
   exp=exp/$(experiment "$3")
   stage "$1" "$2" --in "$3" "${@:4}" "${train[@]/#/data/}" "${train_noise[@]/#/data/}" "${train_rirs[@]/#/data/}" \
     "data/$dev/mixtures" --out "$exp/best.pt" --log "$exp/log" --gpu "$ngpu" -- \

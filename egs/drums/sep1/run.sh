@@ -15,13 +15,17 @@ nproc=auto           # training processes: auto takes every GPU of --ngpu, or th
 . ../../../utils/parse_options.sh
 . ../../../utils/mixture_stages.sh
 drawn=() listed=(data/{dev,test}/{oneshots,performances}.jsonl) some=(dev test)
-clips=${clips:-$corpus/stems_rendered} how="./run.sh egs/drums/sep1 --corpus CORPUS"
+how="./run.sh egs/drums/sep1 --corpus CORPUS${clips:+ --clips CLIPS}"
 read -ra finetunes <<<"$finetune"
-if [ "$museval" ]; then score_options=(--museval) how+=" --museval yes"; fi
+case $museval in
+  yes) score_options=(--museval) how+=" --museval yes" ;;
+  ?*) die 2 "--museval $museval: yes, or leave it out" ;;
+esac
 
 stage 1 prepare --in "${corpus:-corpus}/oneshots.csv" "${corpus:-corpus}/gmd_midi" --out \
   data/{train,dev,test}/{oneshots,performances}.jsonl -- tse prepare drums --root "$corpus" --out data
-if [ -d "$clips" ]; then
+if [ -z "$clips" ] && [ -d "$corpus/stems_rendered" ]; then clips=$corpus/stems_rendered; fi
+if [ "$clips" ]; then
   stage 1 prepare_clips --in "$clips" --out data/clips_test/tracks.jsonl -- \
     tse prepare stems --root "$clips" --only test --prefix clips_ --out data
   tests+=(test_clips) some+=(test_clips) listed+=(data/clips_test/tracks.jsonl)

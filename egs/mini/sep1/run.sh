@@ -16,5 +16,7 @@ dev=dev_$mix tests=("test_$mix") rendered=({dev,test}_{2mix,2mix_noisy,3mix})
 
 stage 1 prepare --out data/train data/dev data/test data/noise_train -- \
   tse prepare mini --out data --sample_rate 8000 --seed "$seed"
-mixture_stages "./run.sh egs/mini/sep1 --mix $mix"
+how="./run.sh egs/mini/sep1 --mix $mix"
+if [ "$seed" != 0 ]; then how+=" --seed $seed"; fi
+mixture_stages "$how"
 end_stages

@@ -16,5 +16,7 @@ read -ra finetunes <<<"$finetune"
 
 stage 1 prepare --out data/train data/dev data/test data/noise_train -- \
   tse prepare mini --out data --sample_rate 8000 --seed "$seed"
-mixture_stages "./run.sh egs/mini/tse1"
+how="./run.sh egs/mini/tse1"
+if [ "$seed" != 0 ]; then how+=" --seed $seed"; fi
+mixture_stages "$how"
 end_stages

@@ -12,6 +12,7 @@ nproc=auto        # training processes: auto takes every GPU of --ngpu, or the C
 . ../../../utils/mixture_stages.sh
 goal=$(basename "$conf" .yaml)
 goal=${goal%%_*}
+[[ $goal =~ ^(es|eb|sb)$ ]] || die 2 "--conf $conf: its name has to begin with the goal: es, eb or sb"
 dev=dev_$goal tests=("test_$goal") drawn=() listed=(data/{dev,test}/layers.jsonl)
 root=${root:-PolSESS}
 
