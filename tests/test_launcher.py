@@ -201,6 +201,14 @@ def test_tee_goes_on_logging_when_its_reader_leaves(tmp_path):
     assert body(tmp_path / "x.log") == list("123456")
 
 
+@pytest.mark.parametrize("options", [(), ("--tee",)])
+def test_a_task_ends_with_its_command_whatever_that_has_left_running(tmp_path, options):
+    start = time.monotonic()
+    result = launch(*options, "x.log", "bash", "-c", "sleep 30 & echo $!; exit 4", cwd=tmp_path)
+    assert result.returncode == 4 and time.monotonic() - start < 20
+    wait_for(lambda: not alive(int(body(tmp_path / "x.log")[0])))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_survives_the_launcher(tmp_path, number):
     """Each task leaves a grandchild in the background, as data loaders and torchrun do."""

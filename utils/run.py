@@ -27,6 +27,7 @@ import json
 import os
 import re
 import resource
+import select
 import shlex
 import shutil
 import signal
@@ -355,7 +356,7 @@ def run_command(task: Task, environment: dict[str, str], log: Any) -> int:
     )
     try:
         if child.stdout:
-            tee(child.stdout.fileno(), log)
+            tee(child, log)
         return child.wait()
     except Ended:
         for number in END_SIGNALS:
@@ -376,10 +377,18 @@ def before_command() -> None:
     prctl_death_signal(signal.SIGKILL)
 
 
-def tee(source: int, log: Any) -> None:
-    """Bytes as they come, so that progress bars move."""
+def tee(child: subprocess.Popen[bytes], log: Any) -> None:
+    """Bytes as they come, so that progress bars move, until the command ends; what it has left may hold the pipe."""
+    assert child.stdout
     shown = True
-    while chunk := os.read(source, 65536):
+    while True:
+        if not select.select([child.stdout], [], [], POLL_S)[0]:
+            if child.poll() is not None:
+                return
+            continue
+        chunk = os.read(child.stdout.fileno(), 65536)
+        if not chunk:
+            return
         log.write(chunk)
         if shown:
             try:
