@@ -14,6 +14,7 @@ from tse_lib.bin.main import main
 from tse_lib.data.dataset import DrawnMixtures
 from tse_lib.simulation.sample import read_corpus
 from tse_lib.training.lr_finder import find_lr, has_diverged, suggest
+from tse_lib.training.steps import STEPS
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,24 @@ def test_of_a_training(corpus):
     assert 1e-5 < found.steepest < 1 and found.tenth < 1
     torch.manual_seed(9)  # the global state must not matter
     assert find_lr(conf, corpus, CPU, 1e-5, 1e-4, 20) == find_lr(conf, corpus, CPU, 1e-5, 1e-4, 20)
+
+
+def test_a_short_ramp_does_not_end_by_chance(corpus):
+    """At these rates nothing is learned: the losses are those of the batches."""
+    assert not find_lr(conf_with(), corpus, CPU, 1e-9, 1e-8, 20).ended
+
+
+def test_of_repeated_batches(corpus, monkeypatch):
+    """With `overfit_batches` the targets that are present are those of the steps that are repeated."""
+    counted, step = [], STEPS["supervised"]
+
+    def count(state, run, batches, counts):
+        counted.append((counts["present"], sum(int(batch["present"].sum()) for batch in batches)))
+        return step(state, run, batches, counts)
+
+    monkeypatch.setitem(STEPS, "supervised", count)
+    find_lr(conf_with({"overfit_batches": 2}, simulation={"target_absent": 0.5}), corpus, CPU, 1e-6, 1e-5, 20)
+    assert counted and all(told == heard for told, heard in counted)
 
 
 def test_a_gradient_that_is_not_finite_ends_it(corpus, monkeypatch):

@@ -19,7 +19,7 @@ from tse_lib.rng import seed_of
 from tse_lib.training.log import mean_of
 from tse_lib.training.state import new_state
 from tse_lib.training.steps import STEPS, new_run
-from tse_lib.training.trainer import draw_batches
+from tse_lib.training.trainer import draw_batches, drawn_step
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def find_lr(
                 for group in part.optimizer.param_groups:
                     group["lr"] = lr
             torch.manual_seed(seed_of(conf.seed, "step", state.step, distributed.rank()) % 2**63)
-            present = data.num_present(state.step)
+            present = data.num_present(drawn_step(conf, state.step))
             counts = {"present": present, "absent": data.items_per_step - present}
             scalars = step_function(state, run, [next(batches) for _ in range(conf.train.accumulate)], counts)
             state.step += 1
@@ -72,7 +72,7 @@ def find_lr(
                 ended = f"not finite at {lr:.2g}"
                 break
             losses.append(mean_of([scalars])["loss"])
-            if has_diverged(losses, num_steps // 20):
+            if has_diverged(losses, max(5, num_steps // 20)):
                 ended = f"diverged at {lr:.2g}"
                 break
     return suggest(rates[: len(losses)], losses, num_steps / 20, ended)
