@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests import tiny
+from tests.test_matrix import params_of
 from tse_lib.bin.check import check
-from tse_lib.config import load_config, load_sets
+from tse_lib.bin.main import main
+from tse_lib.config import Config, build, load_config, load_sets
 from tse_lib.models import OneCall, build_model
 from tse_lib.models.presets import count_macs
 
@@ -72,6 +75,27 @@ def test_sets_agree_with_the_experiments_beside_them(path):
     for experiment in EXPERIMENTS:
         if experiment.parent == path.parent and path.name == "sets.yaml":
             assert load_config(experiment).sample_rate == sets.sample_rate
+
+
+def test_a_network_that_is_given_embeddings_is_checked_without_data():
+    values = tiny.values()
+    params = params_of("dprnn", "film")
+    values["model"] = {"name": "conditioned", "params": params | {"speaker": {"kind": "given", "embedding_dim": 6}}}
+    assert check(build(Config, values, "conf"), torch.device("cpu"), 1, None)["model"] == "conditioned"
+
+
+def test_no_steps_are_no_check(tmp_path, capsys):
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(tiny.values()))
+    with pytest.raises(SystemExit):
+        main(["check", str(tmp_path / "conf.yaml"), "--steps", "0"])
+    assert "a whole number above 0 expected, got '0'" in capsys.readouterr().err
+
+
+def test_a_mel_loss_of_another_rate_is_refused():
+    values = tiny.values()
+    values["loss"].append({"name": "multi_resolution_mel", "weight": 1})
+    with pytest.raises(ValueError, match=r"are of 44100 Hz, the conf has 8000 Hz; give params: {sample_rate: 8000}"):
+        check(build(Config, values, "conf"), torch.device("cpu"), 1, None)
 
 
 def test_a_conf_that_cannot_train_is_noticed(tmp_path):

@@ -9,8 +9,9 @@ import torch
 from tqdm import tqdm
 
 from tse_lib.bin.device import add_device_options, device_of
+from tse_lib.bin.inspect import positive
 from tse_lib.bin.train import add_data_options, corpus_of
-from tse_lib.config import Config, Simulation, load_config
+from tse_lib.config import Config, Simulation, given_dim_of, load_config
 from tse_lib.data.dataset import to_batch
 from tse_lib.data.layers import TrainingItems, training_items
 from tse_lib.rng import rng
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     add_data_options(parser)
     parser.set_defaults(train=None)
     add_device_options(parser)
-    parser.add_argument("--steps", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=3, help="(default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: train.lr=1e-4")
     args = parser.parse_args(argv)
 
@@ -113,7 +114,7 @@ def noise_item(conf: Config, step: int, place: int) -> dict[str, Any]:
         "mixture": talkers.sum(0),
         "target": wanted if present else torch.zeros_like(wanted),
         "enrolls": [
-            noise(round(simulation.enroll_s[1] * conf.sample_rate))
+            noise(given_dim_of(conf.model) or round(simulation.enroll_s[1] * conf.sample_rate))
             for _ in range(simulation.num_enrolls[1])
             if simulation.enroll_s
         ]

@@ -16,6 +16,7 @@ from tse_lib.dsp.filters import a_weighting, mel_bank
 
 FLOOR = 1e-8  # of every energy
 SILENT = 1e-6  # of full scale: the least energy a sample of a mixture counts
+MEL_RATE = 44100  # of the published loss
 MEL_RESOLUTIONS = ((1024, 1024, 256), (2048, 2048, 512), (8192, 8192, 2048))  # n_fft, win_length, hop_length
 MAGNITUDE_FLOOR = 1e-4  # -80 dB of a full scale constant over one sample, as auraloss's
 
@@ -81,7 +82,7 @@ def _quantile(rows: Tensor, q: float) -> Tensor:
 def multi_resolution_mel(
     estimate: Tensor,
     target: Tensor,
-    sample_rate: int = 44100,
+    sample_rate: int = MEL_RATE,
     num_mels: int = 128,
     resolutions: tuple = MEL_RESOLUTIONS,
     weighted: bool = True,

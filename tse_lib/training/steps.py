@@ -25,7 +25,7 @@ from tse_lib.losses.adversarial import adversarial, discriminator_loss, feature_
 from tse_lib.losses.distillation import feature_distance
 from tse_lib.losses.permutation import Loss, pit
 from tse_lib.losses.sdr import neg_si_sdr
-from tse_lib.losses.stems import neg_snr_or_silence
+from tse_lib.losses.stems import MEL_RATE, neg_snr_or_silence
 from tse_lib.losses.weights import UncertaintyWeights, weights_at
 from tse_lib.models import OneCall
 from tse_lib.models.discriminators import renew_spectral_norms
@@ -84,6 +84,13 @@ def build_objective(conf: Config, learned: UncertaintyWeights | None = None) -> 
     ever_absent = any(simulation_at(conf, step).target_absent for step in conf.knots())
     if not ever_absent and any(term.when == "absent" for term in conf.loss):
         raise ValueError("loss: a term is `when: absent`, but simulation.target_absent is 0")
+    for term in conf.loss:
+        rate = term.params.get("sample_rate", MEL_RATE)
+        if term.name == "multi_resolution_mel" and rate != conf.sample_rate:
+            raise ValueError(
+                f"loss: multi_resolution_mel: its bands are of {rate} Hz, the conf has {conf.sample_rate} Hz; give "
+                f"params: {{sample_rate: {conf.sample_rate}}}"
+            )
     masked = [term for term in conf.loss if term.name == "masked_mse" and term.params.get("coarse", True)]
     if masked and conf.train.batch_size < 2 * distributed.world_size():
         raise ValueError(
