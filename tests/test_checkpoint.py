@@ -168,6 +168,15 @@ def test_a_full_disk_leaves_the_old_file(saved):
     assert [path.name for path in saved.parent.iterdir()] == ["a.pt"]
 
 
+def test_what_is_no_fault_of_the_disk_is_not_told_as_one(saved, monkeypatch):
+    """torch raises that a worker was killed wherever the process is."""
+    told = "DataLoader worker (pid 1) is killed by signal: Killed."
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError(told)))
+    with pytest.raises(RuntimeError, match="is killed by signal"):
+        checkpoint.save(saved, STATE)
+    assert [path.name for path in saved.parent.iterdir()] == ["a.pt"]
+
+
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory|File exists"):

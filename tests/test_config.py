@@ -126,6 +126,17 @@ def test_a_key_given_twice_is_an_error_with_its_line():
         parse_yaml("a: 1\nb: {lr: 1, lr: 2}\n", "a.yaml")
 
 
+def test_a_list_for_a_key_is_an_error_with_its_line():
+    with pytest.raises(ValueError, match=r"a\.yaml:2: a list or mapping stands where a key should"):
+        parse_yaml("a: 1\nb: {[1, 2]: 3}\n", "a.yaml")
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_bytes("# Übung\nseed: 0\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.yaml: not in UTF-8 \(byte 2\)"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_anchors_work():
     assert parse_yaml("a: &x {k: 1}\nb: *x") == {"a": {"k": 1}, "b": {"k": 1}}
 
@@ -334,3 +345,14 @@ def test_restarts_lie_in_order_between_warm_up_and_the_end(restart_at):
         build(Config, wanted, "conf")
     wanted["train"]["restart_at"] = [3, 5]
     assert build(Config, wanted, "conf").train.restart_at == (3, 5)
+
+
+@pytest.mark.parametrize("part", ["train", "train.gan"])
+def test_a_learning_rate_does_not_rise_to_its_least(part):
+    wanted = tiny.values()
+    gan = {"discriminator": {"name": "mpd_msd"}, "lr": 1e-3, "discriminator_only_steps": 1, "ramp_steps": 1}
+    wanted["train"] |= {"step": "gan", "gan": gan | {"adversarial_weight": 0.1, "feature_weight": 1}}
+    build(Config, wanted, "conf")
+    (wanted["train"] if part == "train" else wanted["train"]["gan"])["min_lr"] = 2e-3
+    with pytest.raises(ValueError, match=f"conf: {part}: min_lr 0.002 is above lr 0.001"):
+        build(Config, wanted, "conf")

@@ -15,7 +15,7 @@ import yaml
 
 from tests import tiny
 from tse_lib import checkpoint
-from tse_lib.config import Config, build
+from tse_lib.config import Config, LossTerm, build
 from tse_lib.data.dataset import DrawnMixtures, collate
 from tse_lib.losses.level import attenuation
 from tse_lib.losses.sdr import neg_si_sdr
@@ -302,6 +302,15 @@ def test_two_batches_of_two_are_one_batch_of_four(present):
     assert float(split["grad_norm"]) == pytest.approx(float(whole["grad_norm"]), rel=1e-4)
     largest = max(gradient.abs().max() for gradient in one.values())
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5 * largest
+
+
+def test_an_option_of_another_type_is_told_with_the_loss():
+    batch = collate(items(2, (True, True)))
+    objective = Objective(
+        [build(LossTerm, {"name": "multi_scale_si_sdr", "weight": 1, "params": {"windows": 99}}, "x")]
+    )
+    with pytest.raises(ValueError, match=r"loss multi_scale_si_sdr: params {'windows': 99}: 'int' object is not"):
+        objective(batch["target"][:, :, None], batch, {"present": 2, "absent": 0}, 0)
 
 
 def test_the_loss_is_the_mean_over_those_it_is_for():

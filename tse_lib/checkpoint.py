@@ -34,6 +34,8 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         with temporary_for(path) as temporary, open(temporary, "wb") as file:
             torch.save({**state, "version": VERSION}, file)  # a file, since a path's name would be written into it
     except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        if "DataLoader" in str(error):  # that a worker was killed is raised wherever the process is
+            raise
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); disk full?") from None
 
 

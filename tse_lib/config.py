@@ -7,6 +7,7 @@ or a loss (`params`) are checked against its constructor where it is built.
 import difflib
 import inspect
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -398,6 +399,11 @@ class LossTerm(Section):
         return self
 
 
+def _no_rise(lr: float, min_lr: float) -> None:
+    if min_lr > lr:
+        raise ValueError(f"min_lr {min_lr:g} is above lr {lr:g}: the learning rate would rise; lower it, too")
+
+
 class Gan(Section):
     """`train.gan`: the discriminator of `step: gan`, and how much of it the extractor hears.
 
@@ -418,6 +424,11 @@ class Gan(Section):
     level_ratio: Range = Field((0.5, 2.0), description="warn where output over target level leaves this")
     collapse_below: float = Field(0.01, ge=0, description="warn where the discriminator's loss falls below this")
     stop_after: int = Field(10, ge=0, description="reports in a row with the same warning before stopping; 0: never")
+
+    @model_validator(mode="after")
+    def _falls(self) -> "Gan":
+        _no_rise(self.lr, self.min_lr)
+        return self
 
     @model_validator(mode="after")
     def _warms_up_alone(self) -> "Gan":
@@ -474,6 +485,11 @@ class Train(Section):
     patience: int = Field(0, ge=0, description="validations without a new best before stopping; 0: never")
     init_from: str | None = Field(None, description="start from the weights of this checkpoint")
     overfit_batches: int = Field(0, ge=0, description="repeat those of the first steps: can it learn at all? 0: never")
+
+    @model_validator(mode="after")
+    def _falls(self) -> "Train":
+        _no_rise(self.lr, self.min_lr)
+        return self
 
     @model_validator(mode="after")
     def _sections_fit_the_step(self) -> "Train":
@@ -770,6 +786,10 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     merge = "tag:yaml.org,2002:merge"
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
+    if not all(isinstance(key, Hashable) for key in keys):
+        raise yaml.constructor.ConstructorError(
+            None, None, "a list or mapping stands where a key should", node.start_mark
+        )
     twice = {key for key in keys if keys.count(key) > 1}
     if twice:
         raise yaml.constructor.ConstructorError(None, None, f"the key '{twice.pop()}' is given twice", node.start_mark)
@@ -798,7 +818,11 @@ def read_yaml(path: str | Path) -> Any:
         raise FileNotFoundError(
             f"{path}: no such configuration" + (f"; there are: {', '.join(others)}" if others else "")
         )
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not in UTF-8 (byte {error.start}); save it in that encoding") from None
+    return parse_yaml(text, str(path))
 
 
 T = TypeVar("T", bound=Section)

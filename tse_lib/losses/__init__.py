@@ -75,4 +75,4 @@ def _inner_loss(outer: str, value: Any) -> Loss:
         raise ValueError(f"loss {outer}: '{choice['name']}' compares no signals; neg_si_sdr does")
     if choice["name"] in OF_SCALES:
         raise ValueError(f"loss {outer}: '{choice['name']}' is of several outputs for one target; neg_si_sdr is not")
-    return build_loss(choice["name"], "present", choice.get("params", {}))
+    return build_loss(choice["name"], "present", choice.get("params") or {})

@@ -60,7 +60,11 @@ class Objective:
         return total, shares
 
     def items(self, estimate: Tensor, batch: Batch) -> Iterator[Tensor]:
-        """Of each term its loss of each item that it is for."""
+        """Of each term its loss of each item that it is for.
+
+        Raises:
+            ValueError: an option of another type than the loss takes.
+        """
         for term, loss in zip(self.terms, self.losses, strict=True):
             rows = rows_of(batch, term.when)
             if term.name in OF_SPEAKERS:
@@ -68,7 +72,11 @@ class Objective:
                 continue
             other = targets(batch) if term.when == "present" else batch["mixture"][:, None]
             own = batch["scales"] if term.name in OF_SCALES else estimate
-            yield loss(own[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
+            try:
+                values = loss(own[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
+            except TypeError as error:
+                raise ValueError(f"loss {term.name}: params {term.params}: {error}") from None
+            yield values
 
 
 def targets(batch: Batch) -> Tensor:
