@@ -168,6 +168,23 @@ def test_what_one_process_says_ends_all(tmp_path, corpus_dir):
     assert run.returncode == 4 and "Traceback" not in run.stderr and "talkers" in run.stderr
 
 
+def test_a_second_training_in_a_folder_is_refused(tmp_path, corpus_dir):
+    conf, exp = (
+        write_conf(tmp_path / "conf.yaml", max_steps=100_000, valid_every=100_000, num_workers=1),
+        tmp_path / "exp",
+    )
+    process = start_and_wait_for_steps(command(exp, corpus_dir, conf), exp)
+    second = subprocess.run(
+        command(exp, corpus_dir, conf), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert second.returncode == 4 and f"{exp}: another training runs here" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    steps = [line["step"] for line in lines_of(exp / "log" / "train.jsonl")]
+    assert steps == list(range(1, len(steps) + 1)) and checkpoint.load(exp / "last.pt")["step"] == steps[-1]
+
+
 def test_a_process_takes_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -49,7 +49,8 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
     After a SIGTERM or SIGUSR1 the step is finished and saved; the state's `stopped_by` names the signal.
 
     Raises:
-        ValueError: `exp` holds a run of another conf or on other data, or the training went wrong for good.
+        ValueError: `exp` holds a run of another conf or on other data, or one that still runs; or the training went
+            wrong for good.
     """
     exp, options = Path(exp), conf.train
     dev = RenderedMixtures(dev_dir, conf.sample_rate, given_dim_of(conf.model))
@@ -75,6 +76,7 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
         disable=not (distributed.is_main() and sys.stderr.isatty()),
     )  # fmt: skip
     with (
+        saving.alone_in(exp) if distributed.is_main() else nullcontext(),
         closing(Log(exp, state.step)) if distributed.is_main() else nullcontext() as log,
         closing(draw_batches(data, conf, state.step, device)) as batches,
         StopSignal() as stop,
