@@ -426,6 +426,17 @@ def test_two_at_once(recipe):
     assert recipe.run(*NJ, "--stop_stage", "1").returncode == 0
 
 
+def test_two_that_start_together(recipe):
+    """The second looks while the lock still has the number of an earlier run, which has ended."""
+    recipe.write("exp/.stamps/lock", "999999999\n")
+    late = "exec {fd}<>exp/.stamps/lock; flock $fd; echo; sleep 0.5; echo $$ >exp/.stamps/lock; exec sleep 30"
+    with subprocess.Popen(["bash", "-c", late], cwd=recipe.folder, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        result = recipe.run(*NJ, "--stop_stage", "1")
+        first.kill()
+    assert result.returncode == 1 and f"is being run by process {first.pid};" in result.stderr
+
+
 # ----------------------------------------------------------------------------------------------------- the dispatcher
 
 

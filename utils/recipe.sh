@@ -247,7 +247,7 @@ lock_recipe() { # the launcher inherits the lock and so holds it until the last 
   local file=$stamps/lock holder
   mkdir -p "$stamps"
   exec {lock_fd}<>"$file"
-  if ! flock -n "$lock_fd"; then
+  if ! flock -w 1 "$lock_fd"; then # who has just got it writes its number first
     holder=$(cat "$file")
     if kill -0 "$holder" 2>/dev/null; then
       die 1 "this recipe is being run by process $holder; wait for it, or see --lock in --help"
