@@ -71,7 +71,7 @@ def test_a_summary_that_is_none(tmp_path, checkpoint_path, capsys, text, told):
 def test_another_readme_is_not_overwritten(tmp_path, checkpoint_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     assert main(["export", "--model", str(checkpoint_path), "--out", str(tmp_path)]) == 4
-    assert "holds another README.md" in capsys.readouterr().err
+    assert "has a README.md of something else" in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "model.safetensors").exists()
 
 
