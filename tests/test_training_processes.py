@@ -177,7 +177,7 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path, corpus_dir):
     second = subprocess.run(
         command(exp, corpus_dir, conf), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
-    assert second.returncode == 4 and f"{exp}: another training runs here" in second.stderr
+    assert second.returncode == 1 and f"{exp}: another training runs here" in second.stderr
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 75

@@ -4,9 +4,11 @@ And one process in a folder.
 """
 
 import fcntl
+import math
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,25 +46,38 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], nj: 
 
 
 @contextmanager
-def alone_in(folder: Path, busy: str, wait: bool = False) -> Iterator[None]:
+def alone_in(folder: Path, busy: str, patience_s: float = 0.0) -> Iterator[None]:
     """Hold a folder, as long as this process lives; others may read and write there, but not hold it.
+
+    The folder itself is locked, where its file system can do that, so nothing is left of it.
 
     Args:
         busy: what is told while another process holds it.
-        wait: print that and wait; else it is an OSError.
+        patience_s: for how long that is waited for, before it is an OSError; without end it is printed instead.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise OSError(busy) from None
-            print(busy, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        end, told = time.monotonic() + patience_s, False
+        while not _locked(handle):
+            if time.monotonic() >= end:
+                raise OSError(busy)
+            if patience_s == math.inf and not told:
+                print(busy, flush=True)
+                told = True
+            time.sleep(0.1)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks in this file system
+        pass
+    return True
 
 
 def _end_with_parent() -> None:

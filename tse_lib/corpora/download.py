@@ -103,7 +103,7 @@ def fetch(archives: Sequence[Archive], root: Path, keep: bool = False) -> None:
     """
     groups = _groups(archives)
     root.mkdir(parents=True, exist_ok=True)
-    with alone_in(root, f"{root}: another tse download writes here; waiting for it", wait=True):
+    with alone_in(root, f"{root}: another tse download writes here; waiting for it", math.inf):
         todo = [group for group in groups if not _is_done(group, root)]
         _tell_plan(groups, todo, root)
         for group in todo:

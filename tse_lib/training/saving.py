@@ -6,14 +6,11 @@ milestone_*.pt       of the steps in `train.milestones`, for ever
 best.pt              the averaged weights that did best on the development set, for inference
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,33 +23,6 @@ from tse_lib.manifest import Mixture
 from tse_lib.simulation.sample import Corpus
 from tse_lib.simulation.stems import StemCorpus
 from tse_lib.training.state import State
-
-
-@contextmanager
-def alone_in(exp: Path) -> Iterator[None]:
-    """Keep a second training out of a folder: each would remove the other's checkpoints and cut its logs.
-
-    The folder itself is locked, where its file system can do that, so nothing is left of it. What a killed training has
-    started may hold the lock for a moment.
-
-    Raises:
-        ValueError: another one runs there.
-    """
-    folder = os.open(exp, os.O_RDONLY)
-    try:
-        for wait_s in (0.1,) * 50 + (0,):
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(wait_s)
-            except OSError:  # no locks here
-                break
-        else:
-            raise ValueError(f"{exp}: another training runs here; wait for it, or give this one another --exp")
-        yield
-    finally:
-        os.close(folder)
 
 
 def save_last(saved: dict[str, Any], conf: Config, exp: Path) -> None:

@@ -30,6 +30,7 @@ from tse_lib.losses.permutation import pit
 from tse_lib.losses.sdr import neg_si_sdr
 from tse_lib.metrics.sdr import is_silent_track, track_sdr
 from tse_lib.models import OneCall
+from tse_lib.parallel import alone_in
 from tse_lib.rng import seed_of
 from tse_lib.training import saving
 from tse_lib.training.guards import BadFiles, NotFinite, StopSignal, note_alarms
@@ -49,8 +50,8 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
     After a SIGTERM or SIGUSR1 the step is finished and saved; the state's `stopped_by` names the signal.
 
     Raises:
-        ValueError: `exp` holds a run of another conf or on other data, or one that still runs; or the training went
-            wrong for good.
+        ValueError: `exp` holds a run of another conf or on other data, or the training went wrong for good.
+        OSError: another training runs in `exp`: each would remove the other's checkpoints.
     """
     exp, options = Path(exp), conf.train
     dev = RenderedMixtures(dev_dir, conf.sample_rate, given_dim_of(conf.model))
@@ -75,8 +76,9 @@ def train(conf: Config, corpus: TrainingData, dev_dir: str, exp: str | Path, dev
         total=options.max_steps, initial=state.step, unit="step", desc="train", dynamic_ncols=True,
         disable=not (distributed.is_main() and sys.stderr.isatty()),
     )  # fmt: skip
+    busy = f"{exp}: another training runs here; wait for it, or give this one another --exp"
     with (
-        saving.alone_in(exp) if distributed.is_main() else nullcontext(),
+        alone_in(exp, busy, patience_s=5) if distributed.is_main() else nullcontext(),  # a killed one may be ending
         closing(Log(exp, state.step)) if distributed.is_main() else nullcontext() as log,
         closing(draw_batches(data, conf, state.step, device)) as batches,
         StopSignal() as stop,
