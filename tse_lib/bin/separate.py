@@ -24,7 +24,7 @@ from tse_lib.inference.network import BACKENDS, FILES, PRECISIONS, exported, ref
 from tse_lib.inference.profile import fingerprint
 from tse_lib.inference.separator import Separator
 
-REST = -1  # the place of what no source has
+REST = -1  # the place of what no written source has
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
 QUALITIES: dict[str, dict[str, float]] = {  # how chunks overlap
     "best": {"overlap_count": 8, "crossfade": 0},
@@ -47,8 +47,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", help="that project's own configuration, as the YAML beside an MDX23C checkpoint")
     parser.add_argument("-o", "--out", required=True, help="folder for the sources; files of these names are replaced")
     parser.add_argument("--stems", nargs="+", metavar="SOURCE", help="only these, by name or number (default: all)")
-    parser.add_argument("--rest", action="store_true", help="also write <name>_rest: the recording less all its "
-                        "sources, so that all files together are the recording again")  # fmt: skip
+    parser.add_argument("--rest", action="store_true", help="also write <name>_rest: the recording less the "
+                        "sources that are written, so that all files together are the recording again")  # fmt: skip
     parser.add_argument("--format", choices=tuple(SUBTYPES), default="wav", help="(default: %(default)s)")
     parser.add_argument(
         "--subtype", choices=("FLOAT", "PCM_24", "PCM_16"), help="(default: FLOAT of wav, PCM_24 of flac)"
@@ -218,10 +218,12 @@ def separate_file(separator: Separator, path: str, outputs: dict[int, Path], sub
             place: stack.enter_context(audio.write_blocks(out, rate, num_channels, subtype, num_samples, metadata))
             for place, out in outputs.items()
         }
+        written = [place for place in outputs if place != REST]
         for block in blocks:
-            for place, writer in writers.items():
-                sources = take(recording, block.shape[-1]) - block.sum(0) if place == REST else block[place]
-                writer.write(sources)
+            for place in written:
+                writers[place].write(block[place])
+            if REST in outputs:
+                writers[REST].write(take(recording, block.shape[-1]) - block[written].sum(0))
     for writer in writers.values():
         if writer.num_clipped:
             print(
