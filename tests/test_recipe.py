@@ -394,7 +394,7 @@ def parent_of(pid: int) -> int:
 
 def test_a_run_waits_for_the_end_of_what_a_killed_group_has_left(tmp_path):
     """The launcher is killed, too; the command takes its time to end, and must not write beside its successor."""
-    slow_end = "trap 'sleep 1; echo old >>order; exit 1' TERM; touch begun; while :; do sleep 0.05; done"
+    slow_end = "trap 'sleep 3; echo old >>order; exit 1' TERM; touch begun; while :; do sleep 0.05; done"
     command = f"if [ -e quick ]; then echo new >>order; else {slow_end}; fi"
     recipe = RecipeFolder(tmp_path, "", f'stage 1 one --out order -- bash -c "{command}"\nend_stages\n')
     process = subprocess.Popen(
