@@ -16,8 +16,9 @@ from tse_lib.bin.render import write_rendered
 from tse_lib.config import Config, Sets, Stems, build
 from tse_lib.corpora import drums
 from tse_lib.corpora import stems as tracks_of
+from tse_lib.data import stems as stems_data
 from tse_lib.data.dataset import RenderedMixtures, collate
-from tse_lib.data.stems import StemMixtures, load_stems
+from tse_lib.data.stems import StemMixtures, load_clip, load_stems
 from tse_lib.manifest import Clip, Mixture, Stem, read_mixtures, read_stems, write_mixtures
 from tse_lib.simulation.stems import NOTES, read_stem_corpus, render_stems, sample_stems, stem_set
 
@@ -421,6 +422,17 @@ def test_validate_knows_stems(data, tmp_path, capsys):
     (tmp_path / "broken" / "tracks.jsonl").write_text(table.read_text().replace("16000", "16001"))
     assert main(["validate", str(tmp_path / "broken")]) == 4
     assert "16000 samples at 8000 Hz, the table says 16001" in capsys.readouterr().err
+
+
+def test_hits_that_are_choked_elsewhere_share_what_was_read(data):
+    path = read_stems(data / "train").oneshots[0].path
+    whole, _ = audio.read(path, mono=False)
+    stems_data._read_shot.cache_clear()
+    for size in (700, 1, whole.shape[1]):
+        np.testing.assert_array_equal(load_clip(Clip(path, 0, size), RATE), whole[:, :size])
+    assert stems_data._read_shot.cache_info().currsize == 1
+    with pytest.raises(ValueError, match=Path(path).name):
+        load_clip(Clip(path, 0, whole.shape[1] + 1), RATE)
 
 
 @pytest.mark.corpus

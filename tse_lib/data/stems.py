@@ -17,15 +17,16 @@ from tse_lib.simulation.stems import RenderedStems, StemCorpus, render_stems, sa
 CACHED_SAMPLES = 1 << 19  # of one-shots that are kept as they are read; tracks are longer than their crops
 
 
-@functools.lru_cache(maxsize=512)
-def _read_shot(path: str, num_samples: int) -> tuple[np.ndarray, int]:
-    return audio.read(path, num_samples=num_samples, mono=False)
+@functools.lru_cache(maxsize=256)
+def _read_shot(path: str) -> tuple[np.ndarray, int]:
+    return audio.read(path, mono=False)
 
 
 def load_clip(clip: Clip, sample_rate: int) -> Tensor:
     """A clip's samples (C, n) at `sample_rate` and its speed."""
-    if clip.start == 0 and clip.num_samples <= CACHED_SAMPLES:
-        wave, rate = _read_shot(clip.path, clip.num_samples)
+    if clip.start == 0 and clip.num_samples <= audio.info(clip.path).num_samples <= CACHED_SAMPLES:
+        wave, rate = _read_shot(clip.path)  # whole, as every hit of it may be choked at another place
+        wave = wave[:, : clip.num_samples]
     else:
         wave, rate = audio.read(clip.path, start=clip.start, num_samples=clip.num_samples, mono=False)
     return torch.from_numpy(audio.resample(wave, rate * clip.speed, sample_rate))
