@@ -9,8 +9,7 @@ import torch
 from tqdm import tqdm
 
 from tse_lib.bin.device import add_device_options, device_of
-from tse_lib.bin.inspect import positive
-from tse_lib.bin.train import add_data_options, corpus_of
+from tse_lib.bin.train import add_data_options, corpus_of, positive
 from tse_lib.config import Config, Simulation, given_dim_of, load_config
 from tse_lib.data.dataset import to_batch
 from tse_lib.data.layers import TrainingItems, training_items

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tse_lib import audio
-from tse_lib.bin.train import add_data_options, corpus_of
+from tse_lib.bin.train import add_data_options, corpus_of, positive
 from tse_lib.config import Config, Sets, Simulation, Stems, load_config, load_sets, read_yaml, simulation_at
 from tse_lib.data.dataset import DrawnMixtures, load_rir, load_waveforms
 from tse_lib.data.stems import StemMixtures, load_stems
@@ -77,16 +77,10 @@ def main(argv: list[str]) -> None:
         text = inspection_page(Path(args.conf).stem, parts, kind.sections(parts), origin)
         (folder / "index.html").write_text(text, encoding="utf-8")
         if args.json:
-            text = json.dumps({"conf": str(args.conf), "seed": conf.seed, "parts": kind.as_json(parts)})
+            text = json.dumps({"conf": str(args.conf), "seed": conf.seed, "parts": inspection.as_json(parts)})
             (folder / "inspection.json").write_text(text + "\n", encoding="utf-8")
     print(kind.as_text(parts))
     print(args.out / "index.html")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number above 0 expected, got {text!r}")
-    return int(text)
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -129,20 +123,23 @@ def parts_of_sets(sets: Sets, args: argparse.Namespace) -> list[Part] | list[Ste
     unknown = sorted(set(args.sets or []) - set(sets.sets))
     if unknown:
         raise ValueError(f"--sets {unknown[0]}: {args.conf} has {', '.join(sets.sets)}")
+    names = args.sets or list(sets.sets)
+    kinds = {type(sets.sets[name].simulation) for name in names}
+    if not kinds <= {Simulation, Stems}:
+        raise ValueError(NOT_HERE.format(args.conf))
+    if len(kinds) > 1:
+        raise ValueError(f"{args.conf}: has sets of talkers and sets of stems; --sets chooses those of one kind")
     parts: list[Any] = []
-    for name in args.sets or sets.sets:
+    for name in names:
         simulation = sets.sets[name].simulation
         if isinstance(simulation, Stems):
             mixtures = stem_set(args.data, name, sets)
             shown = ((mixture, load_stems(mixture)) for mixture in mixtures[: args.num])
             parts.append(stem_part_of(name, simulation, mixtures, shown))
-        elif isinstance(simulation, Simulation):
+        else:
+            assert isinstance(simulation, Simulation)
             corpus, mixtures = sample_set(args.data, name, sets)
             parts.append(part_of(name, simulation, corpus, mixtures, mixtures[: args.num]))
-        else:
-            raise ValueError(NOT_HERE.format(args.conf))
-    if len({type(part) for part in parts}) > 1:
-        raise ValueError(f"{args.conf}: has sets of talkers and sets of stems; --sets chooses those of one kind")
     return parts
 
 
@@ -203,6 +200,7 @@ def stem_part_of(
 
 def shown_stems_of(mixture: Mixture, rendered: RenderedStems) -> ShownStems:
     rate, stems = mixture.sample_rate, dict(zip(mixture.source_names, rendered.targets, strict=True))
+    whole = level_db(rendered.mixture.flatten())
     return ShownStems(
         mixture=mixture,
         signals={name: wave.numpy() for name, wave in {"mixture": rendered.mixture, **stems}.items()},
@@ -210,6 +208,7 @@ def shown_stems_of(mixture: Mixture, rendered: RenderedStems) -> ShownStems:
             name: runs(active_samples(wave, rate).any(0).numpy(), rate) if wave.any() else []
             for name, wave in stems.items()
         },
+        levels_db={name: level_db(wave.flatten()) - whole for name, wave in stems.items() if wave.any()},
     )
 
 

@@ -185,6 +185,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--rirs", nargs="+", default=[], help="room responses to draw from, as rir_train (default: none)")
 
 
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 expected, got {text!r}")
+    return int(text)
+
+
 def corpus_of(args: argparse.Namespace, conf: Config) -> TrainingData:
     """What training items are drawn from: data sets, or ready-made mixtures where the conf has a goal for those."""
     data = Path(args.data)

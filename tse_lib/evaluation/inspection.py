@@ -63,6 +63,10 @@ class Shown:
     rt60_s: Mapping[str, float | None]
     measured: Measured
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"measured": asdict(self.measured), "rt60_s": dict(self.rt60_s)}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -610,16 +614,14 @@ def tables_as_text(*tables: tuple[list[str], list[list[str]]]) -> str:
     return "\n".join(lines)
 
 
-def as_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
+def as_json(parts: Sequence[Any]) -> list[dict[str, Any]]:
+    """Of parts of any kind; what was measured on the mixtures that are shown are their `facts`."""
     return [
         {
             "name": part.name,
             "asked": part.simulation.model_dump(mode="json"),
             "draws": list(part.draws),
-            "shown": [
-                {"mix_id": shown.mixture.mix_id, "measured": asdict(shown.measured), "rt60_s": dict(shown.rt60_s)}
-                for shown in part.shown
-            ],
+            "shown": [{"mix_id": shown.mixture.mix_id, **shown.facts} for shown in part.shown],
         }
         for part in parts
     ]

@@ -18,7 +18,6 @@ from tse_lib.evaluation.inspection import (
     as_drawn,
     asked_and_drawn,
     examples,
-    rms_db,
     slug,
     sound_path,
     spread,
@@ -40,17 +39,17 @@ class ShownStems:
     Attributes:
         signals: (C, T) by name: the mixture, then its stems.
         heard: by stem, from when to when (s).
+        levels_db: of each stem that is not silent its level over that of the mixture.
     """
 
     mixture: Mixture
     signals: Mapping[str, np.ndarray]
     heard: Mapping[str, list[tuple[float, float]]]
+    levels_db: Mapping[str, float]
 
     @property
-    def levels_db(self) -> dict[str, float]:
-        """Of each stem that is not silent its level over that of the mixture."""
-        whole = rms_db(self.signals["mixture"])
-        return {name: rms_db(self.signals[name]) - whole for name in self.heard if self.signals[name].any()}
+    def facts(self) -> dict[str, Any]:
+        return {"levels_db": dict(self.levels_db), "heard_s": dict(self.heard)}
 
     @property
     def seconds(self) -> float:
@@ -124,7 +123,7 @@ def measured_table(parts: Sequence[StemPart]) -> tuple[list[str], list[list[str]
     for name in dict.fromkeys(name for part in parts for name in part.simulation.stems):
         row = [name]
         for part in parts:
-            levels = [shown.levels_db[name] for shown in part.shown if name in shown.levels_db]
+            levels = levels_of(part, name)
             shares = [share_heard(shown, name) for shown in part.shown if name in shown.heard]
             row += [
                 spread(levels, 1) if levels else "-",
@@ -133,6 +132,11 @@ def measured_table(parts: Sequence[StemPart]) -> tuple[list[str], list[list[str]
             ]
         rows.append(row)
     return heads, rows
+
+
+def levels_of(part: StemPart, name: str) -> list[float]:
+    """Of each mixture in which the stem is not silent."""
+    return [shown.levels_db[name] for shown in part.shown if name in shown.levels_db]
 
 
 def share_heard(shown: ShownStems, name: str) -> float:
@@ -155,11 +159,7 @@ def sections(parts: Sequence[StemPart]) -> list[str]:
 def measured_section(parts: Sequence[StemPart]) -> str:
     figures = []
     for part in parts:
-        levels = {
-            name: [shown.levels_db[name] for shown in part.shown if name in shown.levels_db]
-            for name in part.simulation.stems
-        }
-        levels = {name: values for name, values in levels.items() if values}
+        levels = {name: values for name in part.simulation.stems if (values := levels_of(part, name))}
         if levels:
             svg = charts.boxes(levels, "level over that of the mixture (dB)", f"Levels of {', '.join(levels)}")
             figures.append(figure(f"Levels of the stems: {part.name}", svg, "A dot a mixture; silent stems have none."))
@@ -224,24 +224,9 @@ def detail(stem: Stem, shown: ShownStems) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- text and JSON
+# ----------------------------------------------------------------------------------------------------------------- text
 
 
 def as_text(parts: Sequence[StemPart]) -> str:
     """The tables for the terminal."""
     return tables_as_text(asked_and_drawn(parts, QUANTITIES, EVENTS), measured_table(parts))
-
-
-def as_json(parts: Sequence[StemPart]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": part.name,
-            "asked": part.simulation.model_dump(mode="json"),
-            "draws": list(part.draws),
-            "shown": [
-                {"mix_id": shown.mixture.mix_id, "levels_db": shown.levels_db, "heard_s": dict(shown.heard)}
-                for shown in part.shown
-            ],
-        }
-        for part in parts
-    ]
