@@ -18,15 +18,16 @@ CACHED_SAMPLES = 1 << 19  # of one-shots that are kept as they are read; tracks 
 
 
 @functools.lru_cache(maxsize=256)
-def _read_shot(path: str) -> tuple[np.ndarray, int]:
-    return audio.read(path, mono=False)
+def _read_shot(path: str) -> tuple[np.ndarray, int] | None:
+    """A file whole, as every hit of it may be choked at another place; None where it is too long to be kept."""
+    return audio.read(path, mono=False) if audio.info(path).num_samples <= CACHED_SAMPLES else None
 
 
 def load_clip(clip: Clip, sample_rate: int) -> Tensor:
     """A clip's samples (C, n) at `sample_rate` and its speed."""
-    if clip.start == 0 and clip.num_samples <= audio.info(clip.path).num_samples <= CACHED_SAMPLES:
-        wave, rate = _read_shot(clip.path)  # whole, as every hit of it may be choked at another place
-        wave = wave[:, : clip.num_samples]
+    shot = _read_shot(clip.path) if clip.start == 0 and clip.num_samples <= CACHED_SAMPLES else None
+    if shot and clip.num_samples <= shot[0].shape[1]:
+        wave, rate = shot[0][:, : clip.num_samples], shot[1]
     else:
         wave, rate = audio.read(clip.path, start=clip.start, num_samples=clip.num_samples, mono=False)
     return torch.from_numpy(audio.resample(wave, rate * clip.speed, sample_rate))
