@@ -89,8 +89,8 @@ def verify_records(path: Path, file: BinaryIO) -> None:
         with zipfile.ZipFile(file) as archive:
             packed = next((record for record in archive.infolist() if record.compress_type), None)
             damaged = None if packed else archive.testzip()
-    except Exception:  # a flipped bit ends in BadZipFile, NotImplementedError, UnicodeDecodeError, OSError, EOFError, …
-        raise ValueError(f"{path}: cut short or not a checkpoint ({path.stat().st_size} bytes)") from None
+    except Exception as error:  # zipfile ends at a flipped bit in BadZipFile, UnicodeDecodeError, OSError, EOFError, …
+        raise ValueError(f"{path}: cut short or not a checkpoint ({path.stat().st_size} bytes)") from error
     if packed:
         raise ValueError(f"{path}: refused, its record {packed.filename} is compressed; how far it grows is not known")
     if damaged:

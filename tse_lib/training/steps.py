@@ -75,7 +75,7 @@ class Objective:
             try:
                 values = loss(own[rows], other[rows]) if rows.any() else estimate.new_zeros(0)
             except TypeError as error:
-                raise ValueError(f"loss {term.name}: params {term.params}: {error}") from None
+                raise ValueError(f"loss {term.name}: params {term.params}: {error}") from error
             yield values
 
 
