@@ -227,6 +227,19 @@ def test_nothing_survives_the_launcher(tmp_path, number):
     wait_for(lambda: "; signal 15) at" in (tmp_path / "x.1.log").read_text())
 
 
+def test_nothing_survives_an_end_that_comes_while_the_command_starts(tmp_path):
+    """The signal finds the wrapper with a command that runs, but before it knows of it."""
+    slow = "import subprocess, time\nstart = subprocess.Popen.__init__\n"
+    slow += "def slow(*args, **more):\n    start(*args, **more)\n    time.sleep(1)\nsubprocess.Popen.__init__ = slow\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    process = subprocess.run(
+        [sys.executable, RUN, "x.log", "bash", "-c", "sleep 60 & echo $! >child; kill -TERM $PPID; wait"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stderr=subprocess.DEVNULL, timeout=30,
+    )  # fmt: skip
+    assert process.returncode == 143
+    wait_for(lambda: not alive(int((tmp_path / "child").read_text())))
+
+
 def test_a_task_that_ignores_sigterm_is_killed(tmp_path):
     script = "trap '' TERM; echo $$ >pid; sleep 60 & wait; sleep 60"
     process = subprocess.Popen([sys.executable, RUN, "--grace", "0.3", "x.log", "bash", "-c", script], cwd=tmp_path)

@@ -345,6 +345,7 @@ def run_task(task: Task) -> int:
 
 def run_command(task: Task, environment: dict[str, str], log: Any) -> int:
     """The command's exit code, or minus the signal that ended it. Nothing of its process group survives it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # none comes between the command's start and its `try`
     child = subprocess.Popen(
         task["command"],
         stdin=subprocess.DEVNULL,
@@ -355,6 +356,7 @@ def run_command(task: Task, environment: dict[str, str], log: Any) -> int:
         preexec_fn=before_command,
     )
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
         if child.stdout:
             tee(child, log)
         return child.wait()
@@ -373,6 +375,7 @@ def run_command(task: Task, environment: dict[str, str], log: Any) -> int:
 
 
 def before_command() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # bash lets what it runs in the background ignore it
     prctl_death_signal(signal.SIGKILL)
 
